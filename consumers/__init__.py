@@ -1,0 +1,1 @@
+"""What runs the core beside Kafka and Redis."""

@@ -1,0 +1,1 @@
+"""What scores and learns: the contract, the models behind it, their snapshots."""

@@ -1,0 +1,158 @@
+"""A TOML file says which field of a stream is what; nothing in the core knows the word "card".
+
+The first entity is the partition key: the traffic of one of its ids is in one partition, in order.
+
+>>> schema = load_schema("card")
+>>> schema.partition_key, [entity.name for entity in schema.entities]
+('card_id', ['card', 'terminal'])
+>>> load_schema("cart")
+Traceback (most recent call last):
+pipeline.errors.SchemaError: no schema 'cart': shipped are card, handbook; or give a path to a ...
+"""
+
+import re
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+
+from pipeline.errors import SchemaError
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+
+
+class Entity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose history is kept: `name` is used in features, `field` in events."""
+
+    name: str
+    field: str
+
+
+class Category(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A field of few values, such as a channel."""
+
+    name: str
+    field: str
+
+
+class _Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: str
+    time: str
+    amount: str
+    currency: str | None = None
+    currency_default: str | None = None
+    minor_digits: int = 2
+
+
+class _Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    field: str
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    version: int
+    event: _Event
+    entity: list[Entity]
+    category: list[Category] = []
+    label: _Label | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What the fields of a stream mean; `minor_digits` is 2 where 1.00 is 100 minor units."""
+
+    name: str
+    version: int
+    event_id: str
+    event_time: str
+    amount: str
+    currency: str | None
+    currency_default: str
+    minor_digits: int
+    entities: tuple[Entity, ...]
+    categories: tuple[Category, ...]
+    label: str | None
+
+    @property
+    def partition_key(self) -> str:
+        """The field whose value is the key of the stream's records."""
+        return self.entities[0].field
+
+    @property
+    def event_fields(self) -> tuple[str, ...]:
+        """All fields that an event may carry, in a fixed order."""
+        fields = [self.event_id, self.event_time, *(entity.field for entity in self.entities)]
+        fields += [self.amount, *([self.currency] if self.currency else [])]
+        return (*fields, *(category.field for category in self.categories))
+
+
+def shipped_schemas() -> list[str]:
+    """Give the names of the schemas that come with the package."""
+    found = resources.files("schemas").iterdir()
+    return sorted(item.name.removesuffix(".toml") for item in found if item.name.endswith(".toml"))
+
+
+def load_schema(name_or_path: str) -> Schema:
+    """Read a shipped schema by name, or a TOML file by path."""
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise SchemaError(f"schema file {path} does not exist")
+        return parse_schema(path.read_text(encoding="utf-8"), place=str(path))
+    if name_or_path not in shipped_schemas():
+        raise SchemaError(
+            f"no schema {name_or_path!r}: shipped are {', '.join(shipped_schemas())}; "
+            "or give a path to a .toml file"
+        )
+    text = resources.files("schemas").joinpath(f"{name_or_path}.toml").read_text(encoding="utf-8")
+    return parse_schema(text, place=f"{name_or_path}.toml")
+
+
+def parse_schema(text: str, *, place: str) -> Schema:
+    """Turn TOML text into a schema, or say where it is wrong."""
+    try:
+        file = msgspec.convert(tomllib.loads(text), _File)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise SchemaError(f"schema {place}: {error}") from error
+    schema = _from_file(file)
+    _check(schema, place)
+    return schema
+
+
+def _from_file(file: _File) -> Schema:
+    return Schema(
+        name=file.name,
+        version=file.version,
+        event_id=file.event.id,
+        event_time=file.event.time,
+        amount=file.event.amount,
+        currency=file.event.currency,
+        currency_default=file.event.currency_default or "",
+        minor_digits=file.event.minor_digits,
+        entities=tuple(file.entity),
+        categories=tuple(file.category),
+        label=file.label.field if file.label else None,
+    )
+
+
+def _check(schema: Schema, place: str) -> None:
+    names = [entity.name for entity in schema.entities]
+    names += [category.name for category in schema.categories]
+    if not schema.entities:
+        raise SchemaError(f"schema {place}: at least one [[entity]] is needed, the partition key")
+    for name in (schema.name, *names):
+        if not NAME.fullmatch(name):
+            raise SchemaError(f"schema {place}: name must match {NAME.pattern} (got {name!r})")
+    fields = [*schema.event_fields, *([schema.label] if schema.label else [])]
+    for kind, given in (("name", names), ("field", fields)):
+        twice = {item for item in given if given.count(item) > 1}
+        if twice:
+            raise SchemaError(f"schema {place}: {kind} {min(twice)!r} is used twice")
+    if not 0 <= schema.minor_digits <= 4:  # noqa: PLR2004 - ISO 4217 has none with more
+        raise SchemaError(
+            f"schema {place}: minor_digits must be 0 to 4 (got {schema.minor_digits})"
+        )
+    if schema.currency is None and not schema.currency_default:
+        raise SchemaError(f"schema {place}: [event] needs currency or currency_default")

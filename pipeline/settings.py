@@ -1,0 +1,124 @@
+"""All settings in one table: name with its unit, default, one line of help.
+
+The flag `--review-score-min`, the variable `FRAUD_REVIEW_SCORE_MIN` and the key
+`review_score_min` of the settings file are one name, derived and never typed twice. Later places
+win: defaults, file, environment, flags.
+
+>>> load_settings({}, {"FRAUD_PARTITIONS": "8"}).partitions
+8
+>>> load_settings({"partition": 8}, {})
+Traceback (most recent call last):
+pipeline.errors.SettingError: unknown setting 'partition' (did you mean 'partitions'?)
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import SettingError
+
+ENVIRONMENT_PREFIX = "FRAUD_"
+SETTINGS_FILE = "fraudstream.toml"
+
+
+def _setting(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every setting of every command; `check` refuses what contradicts itself."""
+
+    state_dir: str = _setting("var", "folder of the embedded servers and of what commands leave")
+    kafka_servers: str = _setting("", "host:port,host:port; empty: the embedded Kafka")
+    redis_url: str = _setting("", "unix:// or redis:// URL; empty: the embedded Redis")
+    schema: str = _setting("card", "name of a shipped schema, or path of a TOML file")
+    partitions: int = _setting(4, "partitions of the topics that are keyed by the partition key")
+    model: str = _setting("additive", "champion: the model whose score decides")
+    challengers: str = _setting("logistic", "models that only watch, separated by commas; or none")
+    review_score_min: float = _setting(0.15, "from this score on a transaction is reviewed")
+    decline_score_min: float = _setting(0.7, "from this score on a transaction is declined")
+    batch_events_max: int = _setting(1024, "events decided and committed together, at most")
+    feedback_limit: int = _setting(
+        500_000, "decisions a partition keeps waiting for a label; beyond it the oldest goes"
+    )
+    pending_label_seconds: float = _setting(
+        86_400.0, "event time that a label waits for its decision before it is a dead letter"
+    )
+    maturity_days: float = _setting(
+        60.0, "event days after which an approved transaction without a label is genuine"
+    )
+    snapshot_interval_seconds: float = _setting(
+        1.0, "the trainer publishes a version at most this often"
+    )
+    models_kept: int = _setting(32, "versions kept in the models topic")
+    kafka_session_seconds: float = _setting(
+        10.0, "a worker silent for this long loses its partitions"
+    )
+    retry_seconds_max: float = _setting(10.0, "a store or broker error is retried for this long")
+    metrics_host: str = _setting("127.0.0.1", "address that /metrics is served on")
+    metrics_port: int = _setting(0, "port that /metrics is served on; 0: any free one")
+    quality_window_events: int = _setting(
+        20_000, "labelled events in the monitor's window of quality"
+    )
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.review_score_min < self.decline_score_min <= 1.0:
+            raise SettingError(
+                f"review_score_min ({self.review_score_min}) must lie above 0 and below "
+                f"decline_score_min ({self.decline_score_min}), which is at most 1"
+            )
+        for name in ("partitions", "batch_events_max", "feedback_limit", "models_kept"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name} must be at least 1 (got {getattr(self, name)})")
+
+    @property
+    def challenger_names(self) -> tuple[str, ...]:
+        """The challengers as a tuple, without the champion."""
+        names = (name.strip() for name in self.challengers.split(","))
+        return tuple(name for name in names if name not in ("", "none", self.model))
+
+
+SETTINGS: tuple[Field[Any], ...] = fields(Settings)
+_KNOWN = {setting.name: setting for setting in SETTINGS}
+
+
+def load_settings(
+    flags: Mapping[str, object], environment: Mapping[str, str], file: Path | None = None
+) -> Settings:
+    """Put the settings together; `file` is read when it exists (an explicit one must)."""
+    values: dict[str, object] = {}
+    path = file or Path(SETTINGS_FILE)
+    if file is not None and not path.exists():
+        raise SettingError(f"settings file {path} does not exist")
+    if path.exists():
+        values |= _read(path)
+    values |= {
+        name.removeprefix(ENVIRONMENT_PREFIX).lower(): text
+        for name, text in environment.items()
+        if name.startswith(ENVIRONMENT_PREFIX)
+    }
+    values |= flags
+    return Settings(**{name: _converted(name, value) for name, value in values.items()})
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingError(f"settings file {path}: {error}") from error
+
+
+def _converted(name: str, value: object) -> Any:
+    if name not in _KNOWN:
+        near = difflib.get_close_matches(name, _KNOWN, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise SettingError(f"unknown setting {name!r}{hint}")
+    wanted: type[Any] = type(_KNOWN[name].default)
+    try:
+        return wanted(value)
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"{name} must be {wanted.__name__} (got {value!r})") from error

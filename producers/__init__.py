@@ -1,0 +1,1 @@
+"""What feeds the stream: a simulator, files, a publisher."""

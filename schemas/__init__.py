@@ -1,0 +1,1 @@
+"""Stream schemas as data: TOML files that say which field is what."""

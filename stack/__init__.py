@@ -1,0 +1,1 @@
+"""Embedded Kafka, Redis and Prometheus, as real processes, for demo, tests and benchmarks."""
