@@ -81,6 +81,11 @@ class Schema:
         return self.entities[0].field
 
     @property
+    def keyed(self) -> tuple[Entity | Category, ...]:
+        """Everything whose history is kept: the entities, then the categories."""
+        return (*self.entities, *self.categories)
+
+    @property
     def event_fields(self) -> tuple[str, ...]:
         """All fields that an event may carry, in a fixed order."""
         fields = [self.event_id, self.event_time, *(entity.field for entity in self.entities)]

@@ -1,0 +1,55 @@
+# fraudstream: `make demo` and `make test` need Python 3.11 to 3.13, make and a network the first time.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint demo
+
+BIN := .venv/bin
+STAMP := .venv/.made
+# Where uv is put when the machine has none.
+UV_HOME := .venv-uv
+
+help: ## Show what can be made
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: $(STAMP) ## Make .venv from the lock file (at once when it is there)
+
+test: setup ## Check style and types, then run all tests on real servers
+	@echo "== style"
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@echo "== types"
+	@$(BIN)/mypy
+	@echo "== tests (a first run downloads Kafka, 43 MB)"
+	@$(BIN)/pytest
+
+lint: setup ## Mend what can be mended by itself, show the rest
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+	@$(BIN)/mypy
+
+demo: setup ## Run the whole system on this machine for a few minutes, leaving nothing running
+	@$(BIN)/fraudstream demo
+
+$(STAMP): pyproject.toml uv.lock
+	@python="$$(for name in python3 python3.13 python3.12 python3.11 python; do \
+	    $$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14)); ' 2>/dev/null \
+	        && $$name -c 'import sys; print(sys.executable)' && break; done; true)"; \
+	if [ -z "$$python" ]; then \
+	    echo "fraudstream needs Python 3.11, 3.12 or 3.13 on PATH; found: $$(python3 --version 2>&1 || true)" >&2; \
+	    exit 1; \
+	fi; \
+	uv="$$(command -v uv || true)"; \
+	if [ -z "$$uv" ]; then \
+	    uv=$(UV_HOME)/bin/uv; \
+	    if ! [ -x "$$uv" ]; then \
+	        echo "== uv, which makes the environment, into $(UV_HOME)"; \
+	        "$$python" -m venv $(UV_HOME); \
+	        echo '*' > $(UV_HOME)/.gitignore; \
+	        $(UV_HOME)/bin/python -m pip install --quiet --disable-pip-version-check uv; \
+	    fi; \
+	fi; \
+	echo "== environment in .venv, of $$("$$python" --version)"; \
+	"$$uv" sync --frozen --python "$$python"
+	@touch $@

@@ -1,0 +1,148 @@
+"""`fraudstream worker`, `trainer`, `monitor`, `alerts` and `label`."""
+
+import asyncio
+import getpass
+import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import click
+import msgspec
+from prometheus_client import CollectorRegistry
+from redis import Redis
+from rich.console import Console
+from rich.table import Table
+
+from consumers.review_queue import ReviewQueue, send_label
+from consumers.trainer import Trainer
+from consumers.worker import Worker
+from pipeline.metrics import metrics_endpoint, trainer_registry, worker_registry
+from pipeline.records import DecisionRecord
+from pipeline.schema import Schema, load_schema
+from pipeline.settings import Settings
+from stack.connections import endpoints_of
+from stack.servers import Endpoints
+
+
+def _parts() -> tuple[Settings, Schema, Endpoints]:
+    settings = click.get_current_context().obj
+    assert isinstance(settings, Settings), settings
+    return settings, load_schema(settings.schema), endpoints_of(settings)
+
+
+def _serving(
+    registry: CollectorRegistry, job: str, settings: Settings
+) -> AbstractContextManager[int]:
+    return metrics_endpoint(
+        registry,
+        job=job,
+        state_dir=settings.state_dir,
+        host=settings.metrics_host,
+        port=settings.metrics_port,
+    )
+
+
+def _ready(name: str, port: int, settings: Settings) -> None:
+    click.echo(f"{name} ready: metrics http://{settings.metrics_host}:{port}/metrics", err=True)
+
+
+@click.command()
+def worker() -> None:
+    """Score transactions, and join labels to their decisions.
+
+    Run as many as you like: they share the partitions. Each is stopped by SIGTERM or Ctrl-C, and
+    safe to kill: what it had not committed is done by another.
+    """
+    settings, schema, endpoints = _parts()
+    servers = {"kafka_servers": endpoints.kafka_servers, "redis_url": endpoints.redis_url}
+    process = Worker(settings, schema, **servers)
+    with _serving(worker_registry(process.counts), "worker", settings) as port:
+        asyncio.run(process.run(lambda: _ready("worker", port, settings)))
+
+
+@click.command()
+def trainer() -> None:
+    """Learn from labels, one by one, and publish versions of the models.
+
+    One at a time: a second trainer is refused, and ends.
+    """
+    settings, schema, endpoints = _parts()
+    servers = {"kafka_servers": endpoints.kafka_servers, "redis_url": endpoints.redis_url}
+    process = Trainer(settings, schema, **servers)
+    with _serving(trainer_registry(process.counts), "trainer", settings) as port:
+        asyncio.run(_until_stopped(process, lambda: _ready("trainer", port, settings)))
+
+
+async def _until_stopped(process: Trainer, on_ready: Callable[[], None]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await process.run(stop, on_ready)
+
+
+@click.command()
+@click.option(
+    "--limit", default=20, show_default=True, help="At most so many, highest score first."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def alerts(limit: int, as_json: bool) -> None:
+    """List what waits for review, with its reasons.
+
+    Answer with `fraudstream label ID fraud` or `fraudstream label ID genuine`.
+    """
+    queue = _queue()
+    found = queue.alerts(limit)
+    if as_json:
+        for decision in found:
+            click.echo(msgspec.json.encode(_alert(decision)).decode())
+        return
+    Console().print(_alert_table(found, 10**queue.schema.minor_digits))
+    click.echo(f"{len(found)} of {queue.count()} alerts")
+
+
+@click.command()
+@click.argument("transaction_id")
+@click.argument("verdict", type=click.Choice(["fraud", "genuine"]))
+@click.option("--by", default=getpass.getuser, help="Who says so [default: the user's name].")
+@click.option("--json", "as_json", is_flag=True, help="The label as one JSON object.")
+def label(transaction_id: str, verdict: str, by: str, as_json: bool) -> None:
+    """Say that a transaction was fraud or genuine; the model learns from it."""
+    queue = _queue()
+    answer = queue.label(queue.find(transaction_id), is_fraud=verdict == "fraud", by=by)
+    settings, schema, endpoints = _parts()
+    send_label(answer, schema, endpoints.kafka_servers)
+    if as_json:
+        click.echo(msgspec.json.encode(answer).decode())
+    else:
+        click.echo(f"sent {answer.label_id}: {transaction_id} is {verdict}, says {by}")
+
+
+def _queue() -> ReviewQueue:
+    settings, schema, endpoints = _parts()
+    return ReviewQueue(Redis.from_url(endpoints.redis_url), schema, settings.partitions)
+
+
+def _alert(decision: DecisionRecord) -> dict[str, object]:
+    return {
+        "transaction_id": decision.transaction_id,
+        "event_time": decision.event_time,
+        "keys": decision.keys,
+        "amount": decision.amount,
+        "currency": decision.currency,
+        "score": decision.score,
+        "reasons": decision.reasons,
+        "model_version": decision.model_version,
+    }
+
+
+def _alert_table(decisions: list[DecisionRecord], minor_units: int) -> Table:
+    table = Table("transaction", "score", "amount", "keys", "reasons", box=None)
+    for decision in decisions:
+        table.add_row(
+            decision.transaction_id,
+            f"{decision.score:.3f}",
+            f"{decision.amount / minor_units:.2f} {decision.currency}",
+            " ".join(decision.keys.values()),
+            ", ".join(f"{code} {value:+.1f}" for code, value in decision.reasons),
+        )
+    return table

@@ -1,0 +1,291 @@
+"""The labeller of one partition of `feedback`: decode, join, commit, publish to `training`.
+
+Its position is `offset:seq`: the next offset of `feedback`, and the next number of what it emits.
+A step that reads no label (labels that waited for their decision, decisions that matured) advances
+the number alone. Time is the scorer's watermark of the same partition, so it is event time.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from consumers.dead_letters import InputRecord, dead_letter
+from consumers.redis_store import as_bytes
+from consumers.scorer import Parts
+from pipeline.commit import Change, Input, OutboxRecord
+from pipeline.counts import WorkerCounts
+from pipeline.errors import Reason
+from pipeline.events import Label, LabelDecoder, Problem, Source, Verdict
+from pipeline.feedback import DAY_MS, KnownVerdict, LabelPath, Settled, join, matured_label
+from pipeline.partitioner import partition_of
+from pipeline.records import DecisionRecord, decode_decisions, encode_record
+from pipeline.topics import FEEDBACK, TRAINING
+
+# Labels that wait for their decision; beyond it the newest becomes a dead letter at once.
+PENDING_MAX = 10_000
+# Decisions looked at in one step of maturing.
+MATURING_MAX = 1_000
+
+
+class LoadedWaiting:
+    """What Redis holds of the decisions that a step needs, and the verdicts it adds."""
+
+    def __init__(self) -> None:
+        self.decisions: dict[str, DecisionRecord] = {}
+        self.verdicts: dict[str, KnownVerdict] = {}
+        self.changed: dict[str, KnownVerdict] = {}
+
+    def decision(self, transaction_id: str) -> DecisionRecord | None:
+        """Give the decision, or `None` where none is kept."""
+        return self.decisions.get(transaction_id)
+
+    def verdict(self, transaction_id: str) -> KnownVerdict | None:
+        """Give what is known of the decision already."""
+        return self.verdicts.get(transaction_id)
+
+    def set_verdict(self, transaction_id: str, verdict: KnownVerdict) -> None:
+        """Keep what is known of the decision from now on."""
+        self.verdicts[transaction_id] = self.changed[transaction_id] = verdict
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """A label that waits for its decision, with its record."""
+
+    offset: int
+    key: bytes | None
+    value: bytes
+
+
+class _Step:
+    """One step as it is put together: what it publishes, changes and counts."""
+
+    def __init__(self, partition: int, seq: int) -> None:
+        self._partition = partition
+        self.seq = seq
+        self.waiting = LoadedWaiting()
+        self.records: list[OutboxRecord] = []
+        self.changes: list[Change] = []
+        self.pending: dict[str, tuple[Label, InputRecord]] = {}
+        self.done: list[str] = []
+        self._paths: Counter[LabelPath] = Counter()
+        self._labels: Counter[tuple[Source, Verdict]] = Counter()
+        self._rejected: Counter[Reason] = Counter()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to commit."""
+        return not (self.records or self.changes or self.done)
+
+    def settle(self, item: Settled) -> None:
+        """Take a label whose decision is there; if it is to be learned, number it."""
+        self._paths[item.path] += 1
+        self._labels[item.label.source, "fraud" if item.label.is_fraud else "genuine"] += 1
+        if item.decision is not None:
+            example = item.example(partition=self._partition, training_seq=self.seq)
+            self.records.append(OutboxRecord(TRAINING, 0, None, encode_record(example)))
+            self.seq += 1
+
+    def repeat(self) -> None:
+        """Take a label that waits already."""
+        self._paths["repeated"] += 1
+
+    def wait(self, label: Label, record: InputRecord) -> None:
+        """Let a label wait for its decision."""
+        self.pending[label.label_id] = (label, record)
+        pending = Pending(record.offset, record.key, record.value or b"")
+        stored = msgspec.msgpack.encode(pending)
+        self.changes.append(("HSET", f"pend:{self._partition}", label.label_id, stored))
+
+    def stop_waiting(self, label: Label) -> None:
+        """Let a label wait no longer."""
+        self.done.append(label.label_id)
+        self.changes.append(("HDEL", f"pend:{self._partition}", label.label_id))
+
+    def reject(self, record: InputRecord, problem: Problem) -> None:
+        """Make a dead letter of a label."""
+        self._rejected[problem.reason] += 1
+        if problem.reason == "unknown_transaction":
+            self._paths["unknown"] += 1
+        self.records.append(dead_letter(record, problem, stage="label"))
+
+    def all_changes(self) -> list[Change]:
+        """Give what the commit stores: verdicts, waiting labels, and the ledger."""
+        p = self._partition
+        verdicts: list[Change] = [
+            ("VERDICT", str(p), key, msgspec.msgpack.encode(verdict))
+            for key, verdict in self.waiting.changed.items()
+        ]
+        ledger: list[Change] = [
+            ("HINCRBY", f"ledger:{p}", path, count) for path, count in self._paths.items()
+        ]
+        return verdicts + self.changes + ledger
+
+    def count_into(self, counts: WorkerCounts) -> None:
+        """Add what was done to the worker's counts."""
+        counts.commits += 1
+        for path, number in self._paths.items():
+            counts.label_paths[path] += number
+        for kind, number in self._labels.items():
+            counts.labels[kind] += number
+        for reason, number in self._rejected.items():
+            counts.rejected[reason] += number
+
+
+class Labeller:
+    """Joins the labels of one partition, in order, each at most once."""
+
+    def __init__(self, parts: Parts, partition: int) -> None:
+        self._parts, self._partition = parts, partition
+        self._decoder = LabelDecoder(parts.schema)
+        name = f"{FEEDBACK}:{partition}"
+        self._input = Input(parts.store, parts.publish, name=name, owner=parts.owner)
+        self._pending: dict[str, tuple[Label, InputRecord]] = {}
+        self._offset, self._seq = 0, 0
+
+    async def recover(self) -> int | None:
+        """Take over from the last owner; gives the offset to read from, `None` at first."""
+        position = await self._input.recover()
+        stored = await self._parts.store.redis.hgetall(f"pend:{self._partition}")
+        self._pending = {}
+        for value in stored.values():
+            pending = msgspec.msgpack.decode(as_bytes(value), type=Pending)
+            record = self._record(pending.offset, pending.key, pending.value)
+            label = self._decoder.decode_one(record.value)
+            assert isinstance(label, Label), "only decoded labels were stored"
+            self._pending[label.label_id] = (label, record)
+        if position is None:
+            self._offset, self._seq = 0, 0
+            return None
+        self._offset, self._seq = (int(part) for part in position.split(":"))
+        return self._offset
+
+    @property
+    def position(self) -> int | None:
+        """The offset of the next record, as committed."""
+        return None if self._input.position is None else self._offset
+
+    async def handle(self, records: Sequence[InputRecord]) -> bool:
+        """Join labels that follow each other; `False` if another owner was before us."""
+        step = _Step(self._partition, self._seq)
+        labels: list[tuple[Label, InputRecord]] = []
+        for record in records:
+            label = self._checked(record)
+            if isinstance(label, Problem):
+                step.reject(record, label)
+            else:
+                labels.append((label, record))
+        await self._join(step, labels)
+        return await self._commit(step, records[-1].offset + 1)
+
+    async def tick(self) -> bool:
+        """Do what time has made due: pending labels, and decisions that have matured."""
+        redis = self._parts.store.redis
+        p = self._partition
+        watermark_ms = int(await redis.get(f"wm:{p}") or 0)
+        step = _Step(p, self._seq)
+        await self._join_pending(step, watermark_ms)
+        await self._mature(step, watermark_ms)
+        if step.is_empty:
+            return True
+        return await self._commit(step, self._offset)
+
+    def _record(self, offset: int, key: bytes | None, value: bytes | None) -> InputRecord:
+        return InputRecord(FEEDBACK, self._partition, offset, key, value)
+
+    def _checked(self, record: InputRecord) -> Label | Problem:
+        label = self._decoder.decode_one(record.value)
+        if isinstance(label, Problem):
+            return label
+        place = partition_of(label.key.encode(), self._parts.settings.partitions)
+        if place != self._partition:
+            key = f"$.{self._parts.schema.partition_key}"
+            return Problem("wrong_partition", key, f"partition {place}", f"{self._partition}")
+        return label
+
+    async def _join(self, step: "_Step", labels: list[tuple[Label, InputRecord]]) -> None:
+        """Join labels; those without a decision wait, as long as there is room."""
+        settled = await self._settled(step, [label for label, _ in labels])
+        for item, (label, record) in zip(settled, labels, strict=True):
+            if item.path != "unknown":
+                step.settle(item)
+            elif label.label_id in self._pending or label.label_id in step.pending:
+                step.repeat()
+            elif len(self._pending) + len(step.pending) < PENDING_MAX:
+                step.wait(label, record)
+            else:
+                step.reject(record, _unknown(self._parts.schema.event_id))
+
+    async def _settled(self, step: "_Step", labels: list[Label]) -> list[Settled]:
+        await self._load(step.waiting, [label.transaction_id for label in labels])
+        return list(join(step.waiting, labels))
+
+    async def _load(self, waiting: LoadedWaiting, ids: Sequence[str]) -> None:
+        wanted = [key for key in dict.fromkeys(ids) if key not in waiting.decisions]
+        if not wanted:
+            return
+        p = self._partition
+        pipeline = self._parts.store.redis.pipeline(transaction=True)
+        pipeline.hmget(f"w:{p}", wanted)
+        pipeline.hmget(f"v:{p}", wanted)
+        values, verdicts = await pipeline.execute()
+        for key, decision in zip(wanted, decode_decisions(values), strict=True):
+            if decision is not None:
+                waiting.decisions[key] = decision
+        for key, verdict in zip(wanted, verdicts, strict=True):
+            if verdict is not None:
+                waiting.verdicts[key] = msgspec.msgpack.decode(verdict, type=KnownVerdict)
+
+    async def _join_pending(self, step: "_Step", watermark_ms: int) -> None:
+        if not self._pending:
+            return
+        waiting = list(self._pending.values())
+        settled = await self._settled(step, [label for label, _ in waiting])
+        patience_ms = self._parts.settings.pending_label_seconds * 1000
+        for item, (label, record) in zip(settled, waiting, strict=True):
+            if item.path != "unknown":
+                step.settle(item)
+                step.stop_waiting(label)
+            elif label.label_time_ms + patience_ms < watermark_ms:
+                step.reject(record, _unknown(self._parts.schema.event_id))
+                step.stop_waiting(label)
+
+    async def _mature(self, step: "_Step", watermark_ms: int) -> None:
+        """Take the decisions, in their order, that are old enough; silence makes some genuine."""
+        p = self._partition
+        maturity_ms = int(self._parts.settings.maturity_days * DAY_MS)
+        listed = await self._parts.store.redis.lrange(f"wl:{p}", 0, MATURING_MAX - 1)
+        ids = [as_bytes(item).decode() for item in listed]
+        await self._load(step.waiting, ids[:1])
+        if not ids or not self._is_mature(step.waiting, ids[0], watermark_ms - maturity_ms):
+            return
+        await self._load(step.waiting, ids)
+        for key in ids:
+            if not self._is_mature(step.waiting, key, watermark_ms - maturity_ms):
+                return
+            step.changes.append(("MATURED", str(p), key))
+            decision = step.waiting.decisions[key]
+            if step.waiting.verdict(key) is None:
+                label = matured_label(decision, "", maturity_ms)
+                for item in join(step.waiting, [label] if label else []):
+                    step.settle(item)
+
+    def _is_mature(self, waiting: LoadedWaiting, key: str, before_ms: int) -> bool:
+        decision = waiting.decision(key)
+        return decision is not None and decision.event_time <= before_ms
+
+    async def _commit(self, step: "_Step", offset: int) -> bool:
+        if not await self._input.commit(f"{offset}:{step.seq}", step.records, step.all_changes()):
+            self._parts.counts.commits_refused += 1
+            await self.recover()
+            return False
+        self._offset, self._seq = offset, step.seq
+        self._pending |= step.pending
+        for key in step.done:
+            self._pending.pop(key, None)
+        step.count_into(self._parts.counts)
+        return True
+
+
+def _unknown(field: str) -> Problem:
+    return Problem("unknown_transaction", f"$.{field}", "a decided transaction", "an unknown one")

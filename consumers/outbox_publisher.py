@@ -1,0 +1,67 @@
+"""Publishes outboxes: whole batches a partition, acknowledged by all replicas, in order."""
+
+import asyncio
+from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.structs import RecordMetadata
+
+from pipeline.commit import OutboxRecord
+
+BATCH_BYTES_MAX = 900_000
+REQUEST_BYTES_MAX = 34 * 1024 * 1024
+REQUEST_MS_MAX = 30_000
+
+_place = attrgetter("topic", "partition")
+
+
+class OutboxPublisher:
+    """An idempotent producer that sends prepared batches; a method of it is a `Publish`."""
+
+    def __init__(self, servers: str) -> None:
+        self._servers = servers
+        self._producer: AIOKafkaProducer | None = None
+
+    async def start(self) -> None:
+        """Connect."""
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=self._servers,
+            enable_idempotence=True,
+            acks="all",
+            compression_type="lz4",
+            max_batch_size=BATCH_BYTES_MAX,
+            max_request_size=REQUEST_BYTES_MAX,
+            request_timeout_ms=REQUEST_MS_MAX,
+        )
+        await self._producer.start()
+
+    async def stop(self) -> None:
+        """Send what is left, and disconnect."""
+        if self._producer is not None:
+            await self._producer.stop()
+
+    async def publish(self, records: Sequence[OutboxRecord]) -> None:
+        """Publish records, those of one partition in their order, and wait for all of them."""
+        sent: list[asyncio.Future[RecordMetadata]] = []
+        for (topic, partition), group in groupby(sorted(records, key=_place), key=_place):
+            sent += await self._send(topic, partition, list(group))
+        if sent:
+            await asyncio.gather(*sent)
+
+    async def _send(
+        self, topic: str, partition: int, records: list[OutboxRecord]
+    ) -> list[asyncio.Future[RecordMetadata]]:
+        assert self._producer is not None, "the publisher was not started"
+        producer = self._producer
+        batch, sent = producer.create_batch(), []
+        for record in records:
+            content = {"key": record.key, "value": record.value, "headers": record.headers}
+            if batch.append(timestamp=None, **content) is None:
+                sent.append(await producer.send_batch(batch, topic, partition=partition))
+                batch = producer.create_batch()
+                # The first record of a batch always fits: larger ones are sent alone.
+                batch.append(timestamp=None, **content)
+        sent.append(await producer.send_batch(batch, topic, partition=partition))
+        return sent

@@ -1,0 +1,125 @@
+"""Profiles of the worker: rows are fetched for a batch before it is decided, changed rows go back
+in its commit.
+
+The partition key's rows have one writer, so they stay in memory while the partition is ours.
+Shared and learned rows have others, and are read anew for every batch, together with the training
+offset that the learned rows were folded to.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from redis.asyncio import Redis
+
+from consumers.redis_store import as_bytes
+from pipeline.commit import Change
+from pipeline.events import Transactions
+from pipeline.profiles import (
+    DAY_MS,
+    DAY_SLOTS,
+    HOUR_MS,
+    HOUR_SLOTS,
+    ProfileView,
+    Rows,
+    Table,
+    bucket_table,
+    learned_table,
+    traffic_table,
+)
+from pipeline.schema import Schema
+
+# Beyond so many rows in memory a partition's cache starts anew: a row is some 300 bytes.
+CACHED_ROWS_MAX = 200_000
+# One BUCKETS change for each id: slot, bucket, count, amount, as the script unpacks them.
+BUCKET_CHANGE = np.dtype([("slot", "<i4"), ("bucket", "<i4"), ("count", "<i4"), ("amount", "<i8")])
+
+
+class RedisProfiles:
+    """The profiles of one partition."""
+
+    def __init__(self, redis: Redis, schema: Schema, partition: int) -> None:
+        self._redis = redis
+        self._partition = partition
+        self._names = tuple(item.name for item in schema.keyed)
+        self._traffic = traffic_table()
+        self._shared: tuple[Table, ...] = ()
+        self._learned: tuple[Table, ...] = ()
+        self._label_offset = 0
+
+    def forget(self) -> None:
+        """Drop what is cached: another owner may have changed it."""
+        self._traffic.clear()
+
+    async def load(self, batch: Transactions) -> None:
+        """Fetch the rows of a batch's entities, all as of one moment."""
+        if len(self._traffic) > CACHED_ROWS_MAX:
+            self.forget()
+        self._shared = tuple(bucket_table() for _ in self._names[1:])
+        self._learned = tuple(learned_table() for _ in self._names)
+        wanted = self._wanted(batch)
+        keys = [key for _, _, keys in wanted for key in keys]
+        offset, *blobs = await self._redis.mget(["pos:training", *keys])
+        self._label_offset = int(offset or 0)
+        found = iter(blobs)
+        for table, ids, _ in wanted:
+            rows = [(key, as_bytes(blob)) for key, blob in zip(ids, found, strict=False) if blob]
+            if rows:
+                table.load(*zip(*rows, strict=True))
+
+    def _wanted(self, batch: Transactions) -> list[tuple[Table, list[str], list[str]]]:
+        """List the ids, and their Redis keys, of each table's rows that we do not have."""
+        cards = [key for key in dict.fromkeys(batch.keys[0]) if key not in self._traffic]
+        wanted = [(self._traffic, cards, [f"c:{self._partition}:{key}" for key in cards])]
+        for table, name, given in zip(self._shared, self._names[1:], batch.keys[1:], strict=True):
+            ids = list(dict.fromkeys(given))
+            wanted.append((table, ids, [f"t:{name}:{key}" for key in ids]))
+        for table, name, given in zip(self._learned, self._names, batch.keys, strict=True):
+            ids = list(dict.fromkeys(given))
+            wanted.append((table, ids, [f"l:{name}:{key}" for key in ids]))
+        return wanted
+
+    def open(self, batch: Transactions) -> ProfileView:
+        """Give the rows that `load` fetched for the batch, writable."""
+        traffic = self._traffic.slots(batch.keys[0])
+        return ProfileView(
+            traffic=Rows(self._traffic.rows, traffic),
+            shared=_opened(self._shared, batch.keys[1:]),
+            learned=_opened(self._learned, batch.keys),
+            label_offset=self._label_offset,
+        )
+
+    def changes(self, decided: Transactions) -> list[Change]:
+        """Give what the commit of decided events must store."""
+        if not len(decided):
+            return []
+        cards = dict.fromkeys(decided.keys[0])
+        prefix = f"c:{self._partition}:"
+        pairs: list[str | bytes] = []
+        for key in cards:
+            pairs += (prefix + key, self._traffic.blob(key))
+        changes: list[Change] = [("MSET", *pairs)]
+        for name, ids in zip(self._names[1:], decided.keys[1:], strict=True):
+            changes += _bucket_changes(name, ids, decided)
+        return changes
+
+
+def _opened(tables: Sequence[Table], keys: Sequence[list[str]]) -> tuple[Rows, ...]:
+    slots = [table.slots(ids) for table, ids in zip(tables, keys, strict=True)]
+    return tuple(Rows(table.rows, given) for table, given in zip(tables, slots, strict=True))
+
+
+def _bucket_changes(name: str, ids: list[str], decided: Transactions) -> list[Change]:
+    """Pack each id's additions to its ring: one to an hour and one to a day for each event."""
+    added = np.zeros((len(decided), 2), dtype=BUCKET_CHANGE)
+    for place, (first, slots, width) in enumerate(
+        ((0, HOUR_SLOTS, HOUR_MS), (HOUR_SLOTS, DAY_SLOTS, DAY_MS))
+    ):
+        buckets = decided.event_time_ms // width
+        added["slot"][:, place] = first + buckets % slots
+        added["bucket"][:, place] = buckets
+        added["amount"][:, place] = decided.amount_minor
+    added["count"] = 1
+    packed: dict[str, list[bytes]] = {}
+    for row, key in enumerate(ids):
+        packed.setdefault(key, []).append(added[row].tobytes())
+    return [("BUCKETS", f"t:{name}:{key}", b"".join(parts)) for key, parts in packed.items()]

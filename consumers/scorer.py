@@ -1,0 +1,138 @@
+"""The scorer of one partition of `transactions`: decode, load profiles, decide, commit, publish."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from consumers.dead_letters import InputRecord, dead_letter
+from consumers.model_feed import ModelFeed
+from consumers.redis_profiles import RedisProfiles
+from consumers.redis_store import RedisStore
+from pipeline.commit import Change, Input, OutboxRecord, Publish
+from pipeline.counts import Stage, WorkerCounts
+from pipeline.engine import Decisions, Engine
+from pipeline.events import Rejected, TransactionDecoder
+from pipeline.feedback import MemoryWaiting
+from pipeline.policy import REVIEW
+from pipeline.records import ACTIONS, DecisionRecord, encode_record
+from pipeline.schema import Schema
+from pipeline.settings import Settings
+from pipeline.topics import DECISIONS, TRANSACTIONS
+
+STAGE = "decode"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the scorers and labellers of a worker share."""
+
+    settings: Settings
+    schema: Schema
+    store: RedisStore
+    publish: Publish
+    feed: ModelFeed
+    counts: WorkerCounts
+    owner: str
+
+
+class Scorer:
+    """Decides the transactions of one partition, in order, each once."""
+
+    def __init__(self, parts: Parts, partition: int) -> None:
+        self._parts, self._partition = parts, partition
+        self._decoder = TransactionDecoder(parts.schema)
+        self._profiles = RedisProfiles(parts.store.redis, parts.schema, partition)
+        # Labels are joined by the labeller, from Redis.
+        self._engine = Engine(parts.schema, parts.settings, self._profiles, MemoryWaiting(1))
+        name = f"{TRANSACTIONS}:{partition}"
+        self._input = Input(parts.store, parts.publish, name=name, owner=parts.owner)
+        self._watermark_ms = 0
+
+    async def recover(self) -> int | None:
+        """Take over from the last owner; gives the offset to read from, `None` at first."""
+        self._profiles.forget()
+        position = await self._input.recover()
+        stored = await self._parts.store.redis.get(f"wm:{self._partition}")
+        self._watermark_ms = int(stored or 0)
+        return None if position is None else int(position)
+
+    async def handle(self, records: Sequence[InputRecord]) -> bool:
+        """Decide records that follow each other; `False` if another owner was before us."""
+        with self._timed("decode"):
+            batch, rows, rejected = self._decoder.decode([record.value for record in records])
+        with self._timed("read"):
+            await self._profiles.load(batch)
+        with self._timed("decide"):
+            self._engine.adopt(*self._parts.feed.in_force)
+            decisions = self._engine.decide(batch)
+            offsets = [records[row].offset for row in rows]
+            decided = decisions.records(TRANSACTIONS, self._partition, offsets)
+            encoded = [encode_record(decision) for decision in decided]
+            changes = self._changes(decisions, decided, encoded)
+        letters = [dead_letter(records[item.row], item.problem, stage=STAGE) for item in rejected]
+        published = [
+            OutboxRecord(DECISIONS, self._partition, decision.transaction_id.encode(), value)
+            for decision, value in zip(decided, encoded, strict=True)
+        ]
+        position = str(records[-1].offset + 1)
+        with self._timed("commit"):
+            committed = await self._input.commit(position, published + letters, changes)
+        if not committed:
+            self._parts.counts.commits_refused += 1
+            await self.recover()
+            return False
+        self._count(len(records), decisions, len(batch), rejected)
+        return True
+
+    @property
+    def position(self) -> int | None:
+        """The offset of the next record, as committed."""
+        return None if self._input.position is None else int(self._input.position)
+
+    def _changes(
+        self, decisions: Decisions, decided: list[DecisionRecord], encoded: list[bytes]
+    ) -> list[Change]:
+        if not decided:
+            return []
+        p = self._partition
+        newest_ms = int(decisions.transactions.event_time_ms.max())
+        self._watermark_ms = max(self._watermark_ms, newest_ms)
+        waiting: list[str | bytes] = []
+        for decision, value in zip(decided, encoded, strict=True):
+            waiting += (decision.transaction_id, value)
+        alerts: list[str] = []
+        for decision in decided:
+            if decision.action == ACTIONS[REVIEW]:
+                alerts += (repr(decision.score), decision.transaction_id)
+        changes: list[Change] = [
+            *self._profiles.changes(decisions.transactions),
+            ("HSET", f"w:{p}", *waiting),
+            ("RPUSH", f"wl:{p}", *waiting[::2]),
+            ("LIMIT", str(p), self._parts.settings.feedback_limit),
+            ("SET", f"wm:{p}", self._watermark_ms),
+            ("SET", f"model:{p}", decisions.model_version),
+        ]
+        return changes + ([("ZADD", f"review:{p}", *alerts)] if alerts else [])
+
+    def _count(
+        self, events: int, decisions: Decisions, decoded: int, rejected: Sequence[Rejected]
+    ) -> None:
+        counts = self._parts.counts
+        counts.events += events
+        counts.commits += 1
+        counts.duplicates += decoded - len(decisions)
+        for action in decisions.actions.tolist():
+            counts.decisions[ACTIONS[action]] += 1
+        for item in rejected:
+            counts.rejected[item.problem.reason] += 1
+        counts.watermark_ms[self._partition] = self._watermark_ms
+        offset = self._parts.feed.in_force[0].offset
+        counts.model_adoptions += offset != counts.model_offset
+        counts.model_offset = offset
+
+    @contextmanager
+    def _timed(self, stage: Stage) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._parts.counts.stage_seconds[stage].observe(time.perf_counter() - started)

@@ -1,0 +1,285 @@
+"""The trainer: the one writer of the models and of what labels teach the profiles.
+
+It folds the `training` log: test, then train, in the order of the log. One commit holds the
+training offset, the rows it changed and the snapshots to publish (`pipeline/commit.py`). A restart
+reads the newest snapshot, folds again from there to the committed offset for the models alone,
+since the rows hold those examples already, and goes on. A second trainer is refused at its first
+commit and ends.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+from kafka import KafkaConsumer, TopicPartition
+
+from consumers.model_feed import CHAMPION_KEY, Champion
+from consumers.outbox_publisher import OutboxPublisher
+from consumers.redis_store import RedisStore, as_bytes
+from models import make_model
+from models.contract import Model
+from models.snapshot import Snapshot, decode, encode
+from pipeline.commit import Change, Input, OutboxRecord
+from pipeline.counts import TrainerCounts
+from pipeline.engine import Version
+from pipeline.errors import CommitError, SnapshotError
+from pipeline.features import FeatureKernel
+from pipeline.learner import Learner
+from pipeline.records import TrainingExample, decode_examples
+from pipeline.schema import Schema
+from pipeline.settings import Settings
+from pipeline.topics import MODELS, SNAPSHOT_BYTES_MAX, TRAINING
+
+logger = logging.getLogger(__name__)
+
+POLL_MS = 100
+BATCH_EXAMPLES_MAX = 2_000
+# Beyond so many learned rows in memory the cache starts anew: a row is some 150 bytes.
+CACHED_ROWS_MAX = 1_000_000
+# Rows that one MSET stores, within what the script unpacks.
+ROWS_OF_CHANGE_MAX = 3_000
+FETCH_BYTES_MAX = 8 * 1024 * 1024
+
+
+class Trainer:
+    """One trainer process, put together; `run` starts it and waits for its end."""
+
+    def __init__(self, settings: Settings, schema: Schema, *, kafka_servers: str, redis_url: str):
+        self._settings, self._schema = settings, schema
+        self._servers = kafka_servers
+        self.counts = TrainerCounts()
+        self._kernel = FeatureKernel(schema)
+        self._names = (settings.model, *settings.challenger_names)
+        self._entities = [item.name for item in schema.keyed]
+        self._store = RedisStore(redis_url, retry_seconds_max=settings.retry_seconds_max)
+        self._publisher = OutboxPublisher(kafka_servers)
+        self._input = Input(
+            self._store,
+            self._publisher.publish,
+            name=TRAINING,
+            owner=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        )
+        self._learner = self._new_learner(self._fresh_models(), {})
+        self._versions: OrderedDict[str, None] = OrderedDict()
+        self._published_at = 0.0
+        self._published_offset = -1
+
+    async def run(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+        """Fold the training log until stopped."""
+        await self._publisher.start()
+        consumer = _consumer(self._servers)
+        try:
+            await self._restore(consumer)
+            on_ready()
+            while not stop.is_set():
+                await self._step(consumer)
+            await self._publish_if_due(at_once=True)
+        finally:
+            consumer.close()
+            await self._publisher.stop()
+            await self._store.close()
+
+    def _fresh_models(self) -> list[Model]:
+        return [make_model(name, self._kernel.names) for name in self._names]
+
+    def _new_learner(self, models: Sequence[Model], marks: dict[int, int]) -> Learner:
+        return Learner(self._schema, self._kernel.schema_hash, models, marks)
+
+    async def _restore(self, consumer: Any) -> None:
+        """Stand where the store stands, with models folded to there."""
+        committed = int(await self._input.recover() or 0)
+        snapshots, pointer = await asyncio.to_thread(self._read_models, consumer)
+        start = self._restored(snapshots, pointer, committed)
+        place = TopicPartition(TRAINING, 0)
+        end = (await asyncio.to_thread(consumer.end_offsets, [place]))[place]
+        if end < committed:
+            raise CommitError(
+                f"the training log ends at {end}, but {committed} records of it were learned: "
+                "the topic was made anew, or Redis is that of another cluster"
+            )
+        consumer.assign([place])
+        consumer.seek(place, start)
+        self._learner.profiles.offset = start
+        while self._learner.offset < committed:
+            records = await self._poll(consumer, most=committed - self._learner.offset)
+            self._learner.learn(self._learner.fresh(_examples(records)), profiles=False)
+            if records:
+                self._learner.profiles.offset = records[-1].offset + 1
+        self.counts.training_offset = self._learner.offset
+        logger.info("trainer ready: training_offset=%d snapshot=%d", committed, start)
+
+    def _restored(
+        self, snapshots: dict[str, Snapshot], pointer: Champion | None, committed: int
+    ) -> int:
+        """Take the models of the newest versions, if they are ours; gives their offset."""
+        self._versions = OrderedDict.fromkeys(snapshots)
+        if pointer is None or pointer.training_offset > committed:
+            return 0
+        found = [snapshots.get(name) for name in (pointer.version, *pointer.challengers)]
+        models = {item.model.name: item.model for item in found if item is not None}
+        fitting = all(item and item.schema_hash == self._kernel.schema_hash for item in found)
+        if not fitting or set(models) != set(self._names):
+            # Other models or features than before: the log gives them from its beginning.
+            return 0
+        marks = {int(partition): seq for partition, seq in pointer.marks.items()}
+        self._learner = self._new_learner([models[name] for name in self._names], marks)
+        self._published_offset = pointer.training_offset
+        return pointer.training_offset
+
+    def _read_models(self, consumer: Any) -> tuple[dict[str, Snapshot], Champion | None]:
+        place = TopicPartition(MODELS, 0)
+        consumer.assign([place])
+        consumer.seek_to_beginning(place)
+        end = consumer.end_offsets([place])[place]
+        snapshots: dict[str, Snapshot] = {}
+        pointer: Champion | None = None
+        while consumer.position(place) < end:
+            for record in _polled(consumer, BATCH_EXAMPLES_MAX):
+                if record.key == CHAMPION_KEY:
+                    pointer = msgspec.json.decode(record.value, type=Champion)
+                elif record.value is None:
+                    snapshots.pop(record.key.decode(), None)
+                else:
+                    self._take(snapshots, record)
+        return snapshots, pointer
+
+    def _take(self, snapshots: dict[str, Snapshot], record: Any) -> None:
+        try:
+            snapshots[record.key.decode()] = decode(record.value)
+        except SnapshotError as error:
+            logger.error("snapshot refused: key=%r reason=%s", record.key, error)
+
+    async def _poll(self, consumer: Any, most: int = BATCH_EXAMPLES_MAX) -> list[Any]:
+        return await asyncio.to_thread(_polled, consumer, min(most, BATCH_EXAMPLES_MAX))
+
+    async def _step(self, consumer: Any) -> None:
+        records = await self._poll(consumer)
+        if not records:
+            await self._publish_if_due()
+            return
+        started = time.perf_counter()
+        before = self._learner.counts.copy()
+        fresh = self._learner.fresh(_examples(records))
+        await self._load_rows(fresh)
+        self._learner.learn(fresh)
+        self._learner.profiles.offset = records[-1].offset + 1
+        await self._commit(self._row_changes(fresh), self._due_records())
+        self._count(fresh, time.perf_counter() - started)
+        self.counts.duplicates += self._learner.counts["duplicate"] - before["duplicate"]
+
+    async def _publish_if_due(self, *, at_once: bool = False) -> None:
+        if at_once:
+            self._published_at = 0.0
+        records = self._due_records()
+        if records:
+            await self._commit([], records)
+
+    async def _commit(self, changes: list[Change], records: list[OutboxRecord]) -> None:
+        if not await self._input.commit(str(self._learner.offset), records, changes):
+            raise CommitError("another trainer is at work: this one was refused, and ends")
+        if records:
+            self._published_at = time.monotonic()
+            self._published_offset = self._learner.offset
+            self.counts.snapshots += len(self._names)
+
+    async def _load_rows(self, examples: Sequence[TrainingExample]) -> None:
+        """Fetch the rows that are to change and are not in memory."""
+        tables = self._learner.profiles.tables
+        if sum(len(table) for table in tables) > CACHED_ROWS_MAX:
+            for table in tables:
+                table.clear()
+        for table, name, ids in zip(
+            tables, self._entities, self._learner.keys(examples), strict=True
+        ):
+            wanted = [key for key in dict.fromkeys(ids) if key not in table]
+            if not wanted:
+                continue
+            blobs = await self._store.redis.mget([f"l:{name}:{key}" for key in wanted])
+            rows = [(key, as_bytes(blob)) for key, blob in zip(wanted, blobs, strict=True) if blob]
+            if rows:
+                table.load(*zip(*rows, strict=True))
+
+    def _row_changes(self, examples: Sequence[TrainingExample]) -> list[Change]:
+        changes: list[Change] = []
+        keys = self._learner.keys(examples)
+        for table, name, ids in zip(
+            self._learner.profiles.tables, self._entities, keys, strict=True
+        ):
+            pairs = [
+                word for key in dict.fromkeys(ids) for word in (f"l:{name}:{key}", table.blob(key))
+            ]
+            for first in range(0, len(pairs), 2 * ROWS_OF_CHANGE_MAX):
+                changes.append(("MSET", *pairs[first : first + 2 * ROWS_OF_CHANGE_MAX]))
+            self.counts.profile_rows += len(pairs) // 2
+        return changes
+
+    def _due_records(self) -> list[OutboxRecord]:
+        """Give the snapshots to publish, if something was learned and it is time."""
+        elapsed = time.monotonic() - self._published_at
+        if self._learner.offset in {0, self._published_offset}:
+            return []
+        if elapsed < self._settings.snapshot_interval_seconds:
+            return []
+        return list(self._snapshot_records())
+
+    def _snapshot_records(self) -> Iterator[OutboxRecord]:
+        offset = self._learner.offset
+        versions = [Version(model, offset) for model in self._learner.models]
+        for version in versions:
+            value = encode(
+                version.model,
+                version=version.name,
+                training_offset=offset,
+                schema_hash=self._kernel.schema_hash,
+            )
+            self._versions[version.name] = None
+            yield OutboxRecord(MODELS, 0, version.name.encode(), value)
+        champion, *challengers = (version.name for version in versions)
+        marks = {str(partition): seq for partition, seq in self._learner.marks.items()}
+        pointer = Champion(champion, challengers, offset, marks)
+        yield OutboxRecord(MODELS, 0, CHAMPION_KEY, msgspec.json.encode(pointer))
+        while len(self._versions) > self._settings.models_kept * len(versions):
+            retired, _ = self._versions.popitem(last=False)
+            yield OutboxRecord(MODELS, 0, retired.encode(), None)
+
+    def _count(self, examples: Sequence[TrainingExample], seconds: float) -> None:
+        for example in examples:
+            self.counts.learned[example.source, example.verdict] += 1
+        self.counts.training_offset = self._learner.offset
+        self.counts.batch_seconds, self.counts.batch_events = seconds, len(examples)
+
+
+def _consumer(servers: str) -> Any:
+    return KafkaConsumer(
+        bootstrap_servers=servers.split(","),
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        fetch_max_wait_ms=POLL_MS,
+        max_partition_fetch_bytes=max(FETCH_BYTES_MAX, SNAPSHOT_BYTES_MAX),
+    )
+
+
+def _polled(consumer: Any, most: int) -> list[Any]:
+    polled = consumer.poll(timeout_ms=POLL_MS, max_records=most)
+    return [record for records in polled.values() for record in records]
+
+
+def _examples(records: Sequence[Any]) -> list[TrainingExample]:
+    examples = []
+    for record, example in zip(
+        records, decode_examples(record.value for record in records), strict=True
+    ):
+        if example is None:
+            # Only labellers write here, so this is a fault of ours and never skipped unseen.
+            logger.error("not a training example: offset=%d", record.offset)
+        else:
+            examples.append(example)
+    return examples

@@ -1,0 +1,156 @@
+"""Plain numbers that a process keeps of itself; `metrics.py` reads them at scrape time.
+
+A worker adds to these in its own loop without a lock or a metrics library; whole numbers and
+dictionaries with known keys are all there is. Every known key begins at zero, so that a rate is
+right from the first event on.
+
+>>> counts = WorkerCounts(schema="card")
+>>> counts.decisions["review"] += 1
+>>> counts.stage_seconds["decide"].observe(0.003)
+>>> counts.stage_seconds["decide"].count, counts.decisions
+(1, {'approve': 0, 'review': 1, 'decline': 0})
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pipeline.errors import REASONS, Reason
+from pipeline.events import SOURCES, Source, Verdict
+from pipeline.feedback import LABEL_PATHS, LabelPath
+from pipeline.records import ACTIONS, VERDICTS, Action
+
+Stage = Literal["decode", "read", "decide", "commit", "publish"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+# From a batch of one on a fast machine to a store that is about to be given up.
+STAGE_SECONDS_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+
+
+class Buckets:
+    """A histogram of fixed bounds: a value falls under the first bound that is not below it.
+
+    >>> buckets = Buckets((1.0, 10.0))
+    >>> buckets.observe_many([0.5, 1.0, 3.0, 99.0])
+    >>> buckets.cumulative(), buckets.sum
+    ([('1.0', 2), ('10.0', 3), ('+Inf', 4)], 103.5)
+    """
+
+    __slots__ = ("_counts", "bounds", "sum")
+
+    def __init__(self, bounds: Iterable[float]) -> None:
+        self.bounds = tuple(float(bound) for bound in bounds)
+        assert list(self.bounds) == sorted(set(self.bounds)), self.bounds
+        self._counts = [0] * (len(self.bounds) + 1)
+        self.sum = 0.0
+
+    @property
+    def count(self) -> int:
+        """Values seen."""
+        return sum(self._counts)
+
+    def observe(self, value: float) -> None:
+        """Take one value."""
+        self._counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def observe_many(self, values: ArrayLike) -> None:
+        """Take a batch of values."""
+        column = np.asarray(values, np.float64)
+        places = np.searchsorted(self.bounds, column, side="left")
+        added = np.bincount(places, minlength=len(self._counts))
+        self._counts = [old + new for old, new in zip(self._counts, added.tolist(), strict=True)]
+        self.sum += float(column.sum())
+
+    def cumulative(self) -> list[tuple[str, int]]:
+        """Give each bound with the number of values up to it, as Prometheus wants them."""
+        names = [*map(str, self.bounds), "+Inf"]
+        return list(zip(names, np.cumsum(self._counts).tolist(), strict=True))
+
+
+def _by_source_and_verdict() -> dict[tuple[Source, Verdict], int]:
+    return {(source, verdict): 0 for source in SOURCES for verdict in VERDICTS}
+
+
+@dataclass(slots=True, kw_only=True)
+class WorkerCounts:
+    """What one worker has done since it started.
+
+    Attributes
+    ----------
+    schema
+        Name of the schema of its events.
+    events
+        Transactions taken from the log, whatever became of them.
+    duplicates
+        Transactions decided before: not decided again.
+    late
+        Transactions behind the watermark of their partition by more than is allowed.
+    rejected
+        Dead letters by reason.
+    labels
+        Labels decoded, by source and verdict.
+    label_paths
+        What became of them.
+    labels_pending
+        Labels that wait for their decision now.
+    feedback_waiting, feedback_expired
+        Decisions that wait for a label now, and those that gave way at the limit.
+    model_offset
+        Training offset of the version in force; `None` before the first.
+    watermark_ms
+        Highest event time by partition held; remove a partition that is revoked.
+    stage_seconds
+        Duration of each stage of a batch.
+    """
+
+    schema: str
+    events: int = 0
+    decisions: dict[Action, int] = field(default_factory=lambda: dict.fromkeys(ACTIONS, 0))
+    rejected: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+    duplicates: int = 0
+    late: int = 0
+    labels: dict[tuple[Source, Verdict], int] = field(default_factory=_by_source_and_verdict)
+    label_paths: dict[LabelPath, int] = field(default_factory=lambda: dict.fromkeys(LABEL_PATHS, 0))
+    commits: int = 0
+    commits_refused: int = 0
+    model_adoptions: int = 0
+    model_offset: int | None = None
+    labels_pending: int = 0
+    feedback_waiting: int = 0
+    feedback_expired: int = 0
+    watermark_ms: dict[int, int] = field(default_factory=dict)
+    stage_seconds: dict[Stage, Buckets] = field(
+        default_factory=lambda: {stage: Buckets(STAGE_SECONDS_BOUNDS) for stage in STAGES}
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainerCounts:
+    """What the trainer has done since it started.
+
+    Attributes
+    ----------
+    learned
+        Examples learned, by source and verdict.
+    duplicates
+        Examples that came again and were not learned again.
+    training_offset
+        Offset of the training log up to which has been learned; `None` before the first.
+    profile_rows
+        Rows of label-derived profiles written to the store.
+    batch_seconds, batch_events
+        Duration and size of the last batch learned.
+    """
+
+    learned: dict[tuple[Source, Verdict], int] = field(default_factory=_by_source_and_verdict)
+    duplicates: int = 0
+    snapshots: int = 0
+    training_offset: int | None = None
+    profile_rows: int = 0
+    batch_seconds: float | None = None
+    batch_events: int = 0

@@ -1,0 +1,143 @@
+"""The road of one transaction, top to bottom; nothing here knows Kafka, Redis or a clock.
+
+`decide` takes events in the order of their log: profiles are opened, features are read and the
+events recorded, the models in force score, the policy acts. `label` joins labels to what was
+decided; what it gives is learned by `Learner`, in another process or in this one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.contract import Model
+from pipeline.events import Label, Transactions
+from pipeline.features import FeatureKernel
+from pipeline.feedback import Settled, Waiting, join
+from pipeline.policy import Policy, Reasons
+from pipeline.profiles import Profiles
+from pipeline.records import ACTIONS, DecisionRecord
+from pipeline.schema import Schema
+from pipeline.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A model and the training offset that it was learned to."""
+
+    model: Model
+    offset: int
+
+    @property
+    def name(self) -> str:
+        """The name that decisions are stamped with."""
+        return f"{self.model.name}@{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What was decided of a batch, as columns; `rows` are the rows of the batch it was given for.
+
+    Rows that are missing are duplicates: their ids were decided before.
+    """
+
+    rows: NDArray[np.int64]
+    transactions: Transactions
+    entity_names: tuple[str, ...]
+    features: NDArray[np.float32]
+    scores: NDArray[np.float64]
+    actions: NDArray[np.int64]
+    reasons: list[Reasons]
+    model_version: str
+    policy_version: str
+    label_offset: int
+    schema_hash: str
+    challengers: dict[str, NDArray[np.float64]]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def records(self, topic: str, partition: int, offsets: Sequence[int]) -> list[DecisionRecord]:
+        """Give the decisions in their wire form; `offsets` are those of the whole batch."""
+        events = self.transactions
+        width = self.features.shape[1] * 4
+        packed = self.features.astype("<f4").tobytes()
+        challengers = {name: scores.tolist() for name, scores in self.challengers.items()}
+        keys = list(zip(*events.keys, strict=True))
+        times, amounts = events.event_time_ms.tolist(), events.amount_minor.tolist()
+        scores, actions, rows = self.scores.tolist(), self.actions.tolist(), self.rows.tolist()
+        return [
+            DecisionRecord(
+                transaction_id=transaction_id,
+                event_time=times[place],
+                keys=dict(zip(self.entity_names, keys[place], strict=True)),
+                amount=amounts[place],
+                currency=events.currency[place],
+                action=ACTIONS[actions[place]],
+                score=scores[place],
+                reasons=self.reasons[place],
+                model_version=self.model_version,
+                policy_version=self.policy_version,
+                propensity=1.0,
+                label_offset=self.label_offset,
+                schema_hash=self.schema_hash,
+                features=packed[place * width : (place + 1) * width],
+                challengers={name: given[place] for name, given in challengers.items()},
+                source=(topic, partition, offsets[rows[place]]),
+            )
+            for place, transaction_id in enumerate(events.transaction_id)
+        ]
+
+
+class Engine:
+    """Decides events and joins their labels; it never learns."""
+
+    def __init__(
+        self, schema: Schema, settings: Settings, profiles: Profiles, waiting: Waiting
+    ) -> None:
+        self.kernel = FeatureKernel(schema)
+        self._names = tuple(item.name for item in schema.keyed)
+        self._profiles = profiles
+        self._waiting = waiting
+        self._policy = Policy(
+            self.kernel.table,
+            review_score_min=settings.review_score_min,
+            decline_score_min=settings.decline_score_min,
+        )
+        self._champion: Version | None = None
+        self._challengers: tuple[Version, ...] = ()
+
+    def adopt(self, champion: Version, challengers: Sequence[Version] = ()) -> None:
+        """Score with these versions from the next batch on."""
+        self._champion, self._challengers = champion, tuple(challengers)
+
+    def decide(self, batch: Transactions) -> Decisions:
+        """Score a batch in order and say what to do with each event."""
+        assert self._champion is not None, "no model was adopted"
+        view = self._profiles.open(batch)
+        rows = self.kernel.find_fresh(batch, view)
+        if len(rows) < len(batch):
+            batch, view = batch.take(rows), view.take(rows)
+        features = self.kernel.read_and_record(batch, view)
+        scored = self._champion.model.score(features)
+        return Decisions(
+            rows=rows,
+            transactions=batch,
+            entity_names=self._names,
+            features=features,
+            scores=scored.scores,
+            actions=self._policy.actions(scored.scores),
+            reasons=self._policy.reasons(scored.contributions),
+            model_version=self._champion.name,
+            policy_version=self._policy.version,
+            label_offset=view.label_offset,
+            schema_hash=self.kernel.schema_hash,
+            challengers={
+                version.name: version.model.score(features).scores for version in self._challengers
+            },
+        )
+
+    def label(self, labels: Sequence[Label]) -> list[Settled]:
+        """Join labels, in the order of their log, to what was decided."""
+        return list(join(self._waiting, labels))

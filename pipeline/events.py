@@ -1,0 +1,397 @@
+"""The strict codec: bytes become columns, or a `Rejected` that says where and why.
+
+A rejected record is a value, not an exception: the worker sends it to the dead letters, replay
+counts it, and its neighbours in the batch never notice. Values never appear in what is said about
+a rejection, since a card number may be among them.
+
+>>> from pipeline.schema import load_schema
+>>> decoder = TransactionDecoder(load_schema("card"))
+>>> batch, rows, rejected = decoder.decode([
+...     b'{"transaction_id":"t1","event_time":"2026-11-01T12:00:00Z","card_id":"c1",'
+...     b'"terminal_id":"m1","amount":"9.50"}',
+...     b'{"transaction_id":"t2"}',
+... ])
+>>> batch.transaction_id, batch.amount_minor.tolist(), batch.currency
+(['t1'], [950], ['EUR'])
+>>> str(rejected[0].problem)
+'schema at $.event_time: expected a value, got nothing'
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import Reason
+from pipeline.schema import Schema
+
+RECORD_BYTES_MAX = 16 * 1024
+# Card schemes allow twelve digits; ten million of the major unit is beyond any card payment.
+AMOUNT_MINOR_MAX = 1_000_000_000
+# Seconds or microseconds taken for milliseconds fall outside of these years.
+EVENT_TIME_MS_MIN = 946_684_800_000
+EVENT_TIME_MS_MAX = 4_102_444_800_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
+
+Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+Currency = Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z")]
+CategoryText = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Moment = (
+    Annotated[datetime, msgspec.Meta(tz=True)]
+    | Annotated[int, msgspec.Meta(ge=EVENT_TIME_MS_MIN, le=EVENT_TIME_MS_MAX)]
+)
+Amount = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,10}(\.[0-9]{1,8})?\Z")] | int | float
+
+Verdict = Literal["fraud", "genuine"]
+Source = Literal["analyst", "chargeback", "dispute_won", "customer", "matured", "simulated"]
+SOURCES: tuple[Source, ...] = get_args(Source)
+OutcomeKind = Literal["approved", "issuer_declined", "settled", "refunded", "overridden"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a record is refused: a reason of the closed list, where, what was expected, what came."""
+
+    reason: Reason
+    place: str
+    expected: str
+    got: str
+
+    def __str__(self) -> str:
+        return f"{self.reason} at {self.place}: expected {self.expected}, got {self.got}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that could not be decoded: its row in what was given, and the problem."""
+
+    row: int
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Transactions:
+    """A batch of events as columns, all of one length, in the order of their log.
+
+    `keys` holds one list of ids for each entity of the schema, the partition key first, then one
+    for each category.
+    """
+
+    transaction_id: list[str]
+    event_time_ms: NDArray[np.int64]
+    keys: tuple[list[str], ...]
+    amount_minor: NDArray[np.int64]
+    currency: list[str]
+
+    def __len__(self) -> int:
+        return len(self.transaction_id)
+
+    def take(self, rows: NDArray[np.int64]) -> "Transactions":
+        """Give the batch of these rows, in their order."""
+        return Transactions(
+            transaction_id=[self.transaction_id[row] for row in rows],
+            event_time_ms=self.event_time_ms[rows],
+            keys=tuple([ids[row] for row in rows] for ids in self.keys),
+            amount_minor=self.amount_minor[rows],
+            currency=[self.currency[row] for row in rows],
+        )
+
+    def slice(self, start: int, stop: int) -> "Transactions":
+        """Give the batch of rows `start` to `stop`, without that one."""
+        return Transactions(
+            transaction_id=self.transaction_id[start:stop],
+            event_time_ms=self.event_time_ms[start:stop],
+            keys=tuple(ids[start:stop] for ids in self.keys),
+            amount_minor=self.amount_minor[start:stop],
+            currency=self.currency[start:stop],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """The truth about one event, when it became known and who says so."""
+
+    label_id: str
+    transaction_id: str
+    key: str
+    is_fraud: bool
+    source: Source
+    label_time_ms: int
+    by: str | None = None
+    supersedes: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an event after its decision."""
+
+    transaction_id: str
+    key: str
+    outcome: OutcomeKind
+    outcome_time_ms: int
+
+
+class _RecordDecoder:
+    """Bytes to one typed struct, or to a `Problem`."""
+
+    def __init__(self, name: str, fields: Sequence[tuple[str, str, Any, Any]]) -> None:
+        # Attributes are numbered, so that no field name of a schema can be a Python keyword.
+        self._names = {attribute: field for attribute, field, _, _ in fields}
+        specification: list[Any] = [
+            (attribute, kind) if default is msgspec.NODEFAULT else (attribute, kind, default)
+            for attribute, _, kind, default in fields
+        ]
+        struct = msgspec.defstruct(name, specification, rename=self._names, kw_only=True)
+        self._decoder = msgspec.json.Decoder(struct)
+
+    def decode(self, value: bytes | None) -> Any:
+        if value is None:
+            return Problem("malformed", "$", "a JSON object", "a null value")
+        if len(value) > RECORD_BYTES_MAX:
+            return Problem(
+                "too_large", "$", f"at most {RECORD_BYTES_MAX} bytes", f"{len(value)} bytes"
+            )
+        try:
+            return self._decoder.decode(value)
+        except msgspec.ValidationError as error:
+            return _problem_of(str(error))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            return Problem("malformed", "$", "a JSON object in UTF-8", _without_values(error))
+
+
+def _without_values(error: Exception) -> str:
+    return str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
+
+
+_MISSING = re.compile(r"^Object missing required field `(.+?)`(?: - at `(.+)`)?$")
+_WRONG = re.compile(r"^Expected (.+?)(?:, got (.+?))?(?: - at `(.+)`)?$")
+
+
+def _problem_of(message: str) -> Problem:
+    """Take msgspec's sentence apart; it names types and places, never values."""
+    if found := _MISSING.match(message):
+        place = f"{found[2] or '$'}.{found[1]}"
+        return Problem("schema", place, "a value", "nothing")
+    if found := _WRONG.match(message):
+        got = (found[2] or "another value").replace("`", "")
+        return Problem("schema", found[3] or "$", found[1].replace("`", ""), got)
+    said, _, place = message.partition(" - at `")
+    return Problem("schema", place.rstrip("`") or "$", "a value of the documented form", said)
+
+
+def _field(attribute: str, name: str, kind: Any, default: Any = msgspec.NODEFAULT) -> Any:
+    return (attribute, name, kind, default)
+
+
+class TransactionDecoder:
+    """Decodes the events of one schema, a batch at a time."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self._key_fields = [item.field for item in schema.keyed]
+        kinds = [Id] * len(schema.entities) + [CategoryText] * len(schema.categories)
+        fields = [
+            _field("id", schema.event_id, Id),
+            _field("time", schema.event_time, Moment),
+            _field("amount", schema.amount, Amount),
+        ]
+        default = schema.currency_default or msgspec.NODEFAULT
+        if schema.currency:
+            fields.append(_field("currency", schema.currency, Currency, default))
+        for number, (name, kind) in enumerate(zip(self._key_fields, kinds, strict=True)):
+            category_default = "none" if kind is CategoryText else msgspec.NODEFAULT
+            fields.append(_field(f"key{number}", name, kind, category_default))
+        self._decoder = _RecordDecoder("Transaction", fields)
+        self._digits = schema.minor_digits
+
+    def decode(
+        self, values: Sequence[bytes | None]
+    ) -> tuple[Transactions, list[int], list[Rejected]]:
+        """Decode records; gives the accepted as columns, their rows, and the rejected."""
+        accepted: list[tuple[Any, ...]] = []
+        rows: list[int] = []
+        rejected: list[Rejected] = []
+        for row, value in enumerate(values):
+            result = self._decode_one(value)
+            if isinstance(result, Problem):
+                rejected.append(Rejected(row, result))
+            else:
+                accepted.append(result)
+                rows.append(row)
+        return self._columns(accepted), rows, rejected
+
+    def _decode_one(self, value: bytes | None) -> tuple[Any, ...] | Problem:
+        record = self._decoder.decode(value)
+        if isinstance(record, Problem):
+            return record
+        time = _milliseconds(record.time, self._schema.event_time)
+        if isinstance(time, Problem):
+            return time
+        amount = minor_units(record.amount, self._digits, place=f"$.{self._schema.amount}")
+        if isinstance(amount, Problem):
+            return amount
+        keys = [getattr(record, f"key{number}") for number in range(len(self._key_fields))]
+        for field, text in zip((self._schema.event_id, *self._key_fields), (record.id, *keys)):  # noqa: B905
+            if is_card_number(text):
+                return Problem("card_number", f"$.{field}", "a token", "a card number")
+        currency = record.currency if self._schema.currency else self._schema.currency_default
+        return (record.id, time, amount, currency, *keys)
+
+    def _columns(self, accepted: list[tuple[Any, ...]]) -> Transactions:
+        columns = list(zip(*accepted, strict=True)) or [()] * (4 + len(self._key_fields))
+        return Transactions(
+            transaction_id=list(columns[0]),
+            event_time_ms=np.array(columns[1], dtype=np.int64),
+            keys=tuple(list(column) for column in columns[4:]),
+            amount_minor=np.array(columns[2], dtype=np.int64),
+            currency=list(columns[3]),
+        )
+
+
+class LabelDecoder:
+    """Decodes labels of events of one schema."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._decoder = _RecordDecoder(
+            "Label",
+            [
+                _field("label_id", "label_id", Id),
+                _field("transaction_id", schema.event_id, Id),
+                _field("key", schema.partition_key, Id),
+                _field("verdict", "verdict", Verdict),
+                _field("source", "source", Source),
+                _field("time", "label_time", Moment),
+                _field("by", "by", str | None, None),
+                _field("supersedes", "supersedes", Id | None, None),
+            ],
+        )
+
+    def decode_one(self, value: bytes | None) -> Label | Problem:
+        """Decode one label, or say what is wrong with it."""
+        record = self._decoder.decode(value)
+        if isinstance(record, Problem):
+            return record
+        time = _milliseconds(record.time, "label_time")
+        if isinstance(time, Problem):
+            return time
+        return Label(
+            label_id=record.label_id,
+            transaction_id=record.transaction_id,
+            key=record.key,
+            is_fraud=record.verdict == "fraud",
+            source=record.source,
+            label_time_ms=time,
+            by=record.by,
+            supersedes=record.supersedes,
+        )
+
+
+class OutcomeDecoder:
+    """Decodes outcomes of events of one schema."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._decoder = _RecordDecoder(
+            "Outcome",
+            [
+                _field("transaction_id", schema.event_id, Id),
+                _field("key", schema.partition_key, Id),
+                _field("outcome", "outcome", OutcomeKind),
+                _field("time", "outcome_time", Moment),
+            ],
+        )
+
+    def decode_one(self, value: bytes | None) -> Outcome | Problem:
+        """Decode one outcome, or say what is wrong with it."""
+        record = self._decoder.decode(value)
+        if isinstance(record, Problem):
+            return record
+        time = _milliseconds(record.time, "outcome_time")
+        if isinstance(time, Problem):
+            return time
+        return Outcome(record.transaction_id, record.key, record.outcome, time)
+
+
+def encode_label(label: Label, schema: Schema) -> bytes:
+    """Give a label's wire form, in the field names of its schema."""
+    record: Mapping[str, Any] = {
+        "label_id": label.label_id,
+        schema.event_id: label.transaction_id,
+        schema.partition_key: label.key,
+        "verdict": "fraud" if label.is_fraud else "genuine",
+        "source": label.source,
+        "label_time": label.label_time_ms,
+        "by": label.by,
+        "supersedes": label.supersedes,
+    }
+    return msgspec.json.encode({name: value for name, value in record.items() if value is not None})
+
+
+def _milliseconds(time: datetime | int, field: str) -> int | Problem:
+    if isinstance(time, int):
+        return time
+    milliseconds = (time - EPOCH) // MILLISECOND
+    if EVENT_TIME_MS_MIN <= milliseconds <= EVENT_TIME_MS_MAX:
+        return milliseconds
+    return Problem("schema", f"$.{field}", "a time of the years 2000 to 2100", str(time.year))
+
+
+def minor_units(amount: str | float, digits: int, *, place: str) -> int | Problem:
+    """Turn an amount into whole minor units, exactly, or say why that cannot be.
+
+    >>> minor_units("9.50", 2, place="$.amount"), minor_units(9.5, 2, place="$.amount")
+    (950, 950)
+    >>> str(minor_units("0.001", 2, place="$.amount"))
+    'schema at $.amount: expected at most 2 decimal places, got more'
+    """
+    # The shortest decimal that reads back as the same float is the number that was written.
+    exact = Decimal(amount) if isinstance(amount, str | int) else Decimal(repr(amount))
+    scaled = exact.scaleb(digits)
+    if not 0 <= scaled <= AMOUNT_MINOR_MAX:
+        got = "a negative amount" if scaled < 0 else "more"
+        limit = Decimal(AMOUNT_MINOR_MAX).scaleb(-digits)
+        return Problem("schema", place, f"an amount of 0 to {limit:f}", got)
+    whole = int(scaled)
+    if whole != scaled:
+        return Problem("schema", place, f"at most {digits} decimal places", "more")
+    return whole
+
+
+CARD_NUMBER_DIGITS = range(13, 20)
+
+
+def is_card_number(text: str) -> bool:
+    """Say whether a text is a payment card number (ISO/IEC 7812: 13 to 19 digits, Luhn's check).
+
+    >>> is_card_number("4111111111111111"), is_card_number("4111111111111112")
+    (True, False)
+    """
+    if len(text) not in CARD_NUMBER_DIGITS or not (text.isascii() and text.isdigit()):
+        return False
+    doubled = [int(digit) * (1 + place % 2) for place, digit in enumerate(reversed(text))]
+    # Payment networks' numbers begin with 2 to 6; a time in milliseconds begins with 1.
+    return text[0] in "23456" and sum(value - 9 * (value > 9) for value in doubled) % 10 == 0  # noqa: PLR2004
+
+
+_DIGITS = re.compile(rb"(?<![0-9])[2-6](?:[ -]?[0-9]){12,18}(?![0-9])")
+
+
+def mask_card_numbers(value: bytes) -> bytes:
+    """Replace the digits of every card number in the bytes by `*`, keeping their length.
+
+    >>> mask_card_numbers(b'{"pan":"4111 1111 1111 1111","n":"4111111111111112"}')
+    b'{"pan":"**** **** **** ****","n":"4111111111111112"}'
+    """
+    return _DIGITS.sub(_masked, value)
+
+
+def _masked(found: re.Match[bytes]) -> bytes:
+    text = found[0]
+    digits = text.translate(None, b" -").decode("ascii")
+    return re.sub(rb"[0-9]", b"*", text) if is_card_number(digits) else text

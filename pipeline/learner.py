@@ -1,0 +1,90 @@
+"""The fold of the training log: the one writer of the models and of what labels teach the profiles.
+
+Test, then train, in the order of the log. The trainer runs it beside Kafka, replay runs it in
+memory; the same examples give the same models, bit for bit.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.contract import Model
+from pipeline.features import record_verdicts
+from pipeline.profiles import LearnedProfiles
+from pipeline.records import FEATURE_DTYPE, TrainingExample
+from pipeline.schema import Schema
+
+
+class Learner:
+    """Learns every example of the training log once.
+
+    Parameters
+    ----------
+    marks
+        The last `training_seq` that was learned of each feedback partition. The labeller numbers
+        what it emits, so a record that was published twice is dropped here.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        schema_hash: str,
+        models: Sequence[Model],
+        marks: dict[int, int] | None = None,
+    ) -> None:
+        self._names = [item.name for item in schema.keyed]
+        self._schema_hash = schema_hash
+        self.models = tuple(models)
+        self.profiles = LearnedProfiles(schema)
+        self.marks = dict(marks or {})
+        self.counts: Counter[str] = Counter()
+
+    @property
+    def offset(self) -> int:
+        """How far the training log was folded: the offset of the next record."""
+        return self.profiles.offset
+
+    def fresh(self, examples: Sequence[TrainingExample]) -> list[TrainingExample]:
+        """Give the examples that were not learned yet, and mark them as learned."""
+        fresh = []
+        for example in examples:
+            if example.training_seq <= self.marks.get(example.partition, -1):
+                self.counts["duplicate"] += 1
+            elif example.schema_hash != self._schema_hash:
+                self.marks[example.partition] = example.training_seq
+                self.counts["foreign_schema"] += 1
+            else:
+                self.marks[example.partition] = example.training_seq
+                fresh.append(example)
+        return fresh
+
+    def keys(self, examples: Sequence[TrainingExample]) -> tuple[list[str], ...]:
+        """Give the ids of the examples' entities, one list for each."""
+        return tuple([example.keys[name] for example in examples] for name in self._names)
+
+    def learn(self, examples: Sequence[TrainingExample], *, profiles: bool = True) -> None:
+        """Learn examples that are fresh, in their order.
+
+        `profiles` is false where rows of the profiles hold these examples already, since they are
+        kept in Redis and the models are restored from an older snapshot.
+        """
+        if not examples:
+            return
+        is_fraud = np.array([example.is_fraud for example in examples], dtype=np.int8)
+        weights = np.array([example.weight for example in examples])
+        joined = b"".join(example.features for example in examples)
+        features = np.frombuffer(joined, dtype=FEATURE_DTYPE).reshape(len(examples), -1)
+        for model in self.models:
+            model.learn(features, is_fraud, weights)
+        if profiles:
+            self._record(examples, is_fraud)
+        self.counts["learned"] += len(examples)
+
+    def _record(self, examples: Sequence[TrainingExample], is_fraud: NDArray[np.int8]) -> None:
+        times = np.array([example.event_time for example in examples], dtype=np.int64)
+        amounts = np.array([example.amount for example in examples], dtype=np.int64)
+        corrects = np.array([example.supersedes is not None for example in examples])
+        for rows in self.profiles.rows(self.keys(examples)):
+            record_verdicts(rows.values, rows.slots, times, amounts, is_fraud, corrects)

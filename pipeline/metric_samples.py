@@ -1,0 +1,82 @@
+"""Reads the plain numbers of a process as samples of the metrics in the table.
+
+What is not known yet gives no sample, so that a wall never shows a zero that nobody measured.
+
+>>> from pipeline.counts import TrainerCounts
+>>> trainer_samples(TrainerCounts(training_offset=7))[-4:-1]
+[('fraud_snapshots_total', (), 0), ('fraud_training_offset', (), 7), ('fraud_label_profile...
+"""
+
+from collections.abc import Iterable, Iterator
+
+from pipeline.counts import Buckets, TrainerCounts, WorkerCounts
+
+# The name of a metric, the values of its labels in the order of the table, its value.
+Sample = tuple[str, tuple[str, ...], float | Buckets]
+
+
+def worker_samples(counts: WorkerCounts) -> list[Sample]:
+    """Read the counts of a worker."""
+    return [
+        ("fraud_events_total", (counts.schema,), counts.events),
+        *by_label("fraud_decisions_total", counts.decisions.items()),
+        ("fraud_duplicate_events_total", (), counts.duplicates),
+        ("fraud_late_events_total", (), counts.late),
+        *by_label("fraud_dead_letters_total", counts.rejected.items()),
+        *by_labels("fraud_labels_total", counts.labels.items()),
+        *by_label("fraud_label_paths_total", counts.label_paths.items()),
+        ("fraud_labels_pending", (), counts.labels_pending),
+        ("fraud_feedback_waiting", (), counts.feedback_waiting),
+        ("fraud_feedback_expired_total", (), counts.feedback_expired),
+        ("fraud_commits_total", (), counts.commits),
+        ("fraud_commits_refused_total", (), counts.commits_refused),
+        ("fraud_model_adoptions_total", (), counts.model_adoptions),
+        *known("fraud_model_training_offset", (), counts.model_offset),
+        *_watermarks(counts),
+        *by_label("fraud_decision_duration_seconds", counts.stage_seconds.items()),
+    ]
+
+
+def _watermarks(counts: WorkerCounts) -> Iterator[Sample]:
+    for partition, moment in list(counts.watermark_ms.items()):
+        yield from seconds("fraud_watermark_timestamp_seconds", (str(partition),), moment)
+
+
+def trainer_samples(counts: TrainerCounts) -> list[Sample]:
+    """Read the counts of the trainer."""
+    return [
+        *by_labels("fraud_examples_learned_total", counts.learned.items()),
+        ("fraud_examples_repeated_total", (), counts.duplicates),
+        ("fraud_snapshots_total", (), counts.snapshots),
+        *known("fraud_training_offset", (), counts.training_offset),
+        ("fraud_label_profile_rows_total", (), counts.profile_rows),
+        *known("fraud_learning_batch_seconds", (), counts.batch_seconds),
+        ("fraud_learning_batch_events", (), counts.batch_events),
+    ]
+
+
+def known(name: str, labels: tuple[str, ...], value: float | None) -> Iterator[Sample]:
+    """Give the sample of a number that may not be known."""
+    if value is not None:
+        yield name, labels, value
+
+
+def seconds(name: str, labels: tuple[str, ...], value_ms: float | None) -> Iterator[Sample]:
+    """Give the sample, in seconds, of milliseconds that may not be known."""
+    if value_ms is not None:
+        yield name, labels, value_ms / 1000
+
+
+def by_label(name: str, values: Iterable[tuple[str, int | Buckets]]) -> Iterator[Sample]:
+    """Give a sample for each value of the one label."""
+    # A list is made at once: the process that owns the numbers may go on adding keys.
+    for label, value in list(values):
+        yield name, (label,), value
+
+
+def by_labels(
+    name: str, values: Iterable[tuple[tuple[str, ...], int]], *, divisor: int = 1
+) -> Iterator[Sample]:
+    """Give a sample for each combination of labels."""
+    for labels, value in list(values):
+        yield name, labels, value / divisor

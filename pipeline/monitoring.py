@@ -1,0 +1,339 @@
+"""What the wall shows: how good the decisions were, and whether the stream has changed.
+
+The monitor reads what was decided and what was learned, never the worker's memory, so it can be
+started late, stopped or restarted without anybody noticing. Records that were published again
+after a crash count once: the decisions of a partition come in the order of their transactions, and
+the examples of a feedback partition by `training_seq`.
+
+>>> from pipeline.records import DecisionRecord
+>>> decision = DecisionRecord(
+...     "t1", 1000, {"card": "c1"}, 950, "EUR", "review", 0.4, [], "additive@7", "p1", 1.0, 7,
+...     "s1", b"", {}, ("transactions", 0, 3),
+... )
+>>> monitor = Monitor(window_events=1000)
+>>> monitor.observe_decisions([decision])
+>>> monitor.observe_decisions([decision])
+>>> monitor.actions["review"], monitor.repeated["decisions"], monitor.amounts
+(1, 1, {('review', 'EUR'): 950})
+"""
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pipeline.counts import Buckets
+from pipeline.drift import Detection, ErrorDrift, ScorePsi
+from pipeline.errors import REASONS
+from pipeline.events import SOURCES
+from pipeline.label_maturity import LabelledShare, LabelMaturity
+from pipeline.prequential import PrequentialWindow, Totals, WindowQuality
+from pipeline.records import ACTIONS, Action, DecisionRecord, TrainingExample
+from pipeline.top_cards import CardPrecision
+from pipeline.topics import DEAD_LETTERS, DECISIONS, TRAINING
+
+READ_TOPICS = (DECISIONS, TRAINING, DEAD_LETTERS)
+
+# Models come and go with promotions; a label of a metric must not grow with them for ever.
+MODELS_MAX = 16
+# A merchant sells in a handful of currencies; the rest is shown together.
+CURRENCIES_MAX = 32
+OTHER = "other"
+# Dead letters of the outbox that may come again after a crash lie at most this far back.
+DEAD_LETTERS_REMEMBERED = 10_000
+# Scores of a model that has learned almost nothing are no reference to pin.
+REFERENCE_EXAMPLES_MIN = 1_000
+
+LABELLED_AGES_DAYS = (7, 30, 60)
+
+MINUTE_SECONDS, HOUR_SECONDS, DAY_SECONDS = 60, 3_600, 86_400
+# An analyst answers in minutes or hours, a card holder in days, a chargeback in up to 120 days.
+LABEL_DELAY_SECONDS_BOUNDS = (
+    *(minutes * MINUTE_SECONDS for minutes in (1, 5, 15)),
+    *(hours * HOUR_SECONDS for hours in (1, 4, 12)),
+    *(days * DAY_SECONDS for days in (1, 2, 4, 7, 14, 30, 60, 90, 120)),
+)
+# Most scores are small, and thresholds lie where frauds are.
+SCORE_BOUNDS = (0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Why an input became a dead letter, and its place in the log it came from."""
+
+    reason: str
+    place: tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorView:
+    """What the monitor knows at one moment, for a table or a page."""
+
+    events: int
+    last_event_ms: int | None
+    actions: dict[Action, int]
+    amounts: dict[tuple[Action, str], int]
+    champion: str | None
+    training_offset: int | None
+    training_end: int | None
+    quality: dict[str, WindowQuality]
+    totals: dict[str, Totals]
+    labels: int
+    labelled: tuple[LabelledShare, ...]
+    card_precision: float | None
+    card_precision_days: int
+    drift_detections: tuple[Detection, ...]
+    score_psi: float | None
+    dead_letters: dict[str, int]
+
+
+def model_name(version: str) -> str:
+    """Give the name of a model from its version.
+
+    >>> model_name("additive@1234")
+    'additive'
+    """
+    return version.partition("@")[0]
+
+
+def trained_to(version: str) -> int | None:
+    """Give the training offset in a version, or `None` where it has none.
+
+    >>> trained_to("additive@1234")
+    1234
+    """
+    offset = version.partition("@")[2]
+    return int(offset) if offset.isascii() and offset.isdecimal() else None
+
+
+@dataclass(slots=True)
+class _Scores:
+    """What one model said of the examples of a batch: rows and scores."""
+
+    rows: list[int] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+
+
+class Monitor:
+    """Follows decisions, training examples and dead letters in bounded memory.
+
+    Parameters
+    ----------
+    window_events
+        Labelled events in the window of quality.
+    entity
+        Name of the entity whose ids card precision counts (the partition key's).
+    minor_digits
+        2 where 1.00 is 100 minor units.
+    psi
+        The index of the score; give one of other limits for a small stream.
+    """
+
+    def __init__(
+        self,
+        *,
+        window_events: int,
+        entity: str = "card",
+        minor_digits: int = 2,
+        psi: ScorePsi | None = None,
+    ) -> None:
+        self.window_events = window_events
+        self.entity = entity
+        self.minor_digits = minor_digits
+        self.actions: dict[Action, int] = dict.fromkeys(ACTIONS, 0)
+        self.amounts: dict[tuple[Action, str], int] = {}
+        self.scores = Buckets(SCORE_BOUNDS)
+        self.label_delays = {source: Buckets(LABEL_DELAY_SECONDS_BOUNDS) for source in SOURCES}
+        self.windows: dict[str, PrequentialWindow] = {}
+        self.drift = ErrorDrift()
+        self.psi = psi or ScorePsi()
+        self.maturity = LabelMaturity()
+        self.card_precision = CardPrecision()
+        self.dead_letters: dict[str, int] = {**dict.fromkeys(REASONS, 0), OTHER: 0}
+        self.repeated = dict.fromkeys(READ_TOPICS, 0)
+        self.refused = dict.fromkeys(READ_TOPICS, 0)
+        self.corrections = {"inside": 0, "outside": 0}
+        self.model_scores_ignored = 0
+        self.last_event_ms: int | None = None
+        self.model_version: str | None = None
+        self.training_end: int | None = None
+        self._decision_marks: dict[tuple[str, int], int] = {}
+        self._training_marks: dict[int, int] = {}
+        self._dead_places: OrderedDict[tuple[str, str, str], None] = OrderedDict()
+        self._currencies: set[str] = set()
+
+    def observe_decisions(self, records: Sequence[DecisionRecord | None]) -> None:
+        """Take decisions; those of one partition in the order of its log, `None` for a bad one."""
+        fresh = [record for record in records if record is not None and self._is_new(record)]
+        self.refused[DECISIONS] += records.count(None)
+        if not fresh:
+            return
+        scores = [record.score for record in fresh]
+        self.scores.observe_many(scores)
+        for record in fresh:
+            self._count(record)
+        self.model_version = fresh[-1].model_version
+        newest = max(record.event_time for record in fresh)
+        self.last_event_ms = max(newest, self.last_event_ms or newest)
+        if (trained_to(self.model_version) or 0) >= REFERENCE_EXAMPLES_MIN:
+            self.psi.observe(scores)
+
+    def observe_examples(
+        self, examples: Sequence[TrainingExample | None], *, training_end: int | None = None
+    ) -> None:
+        """Take training examples in the order of their log, `None` for a bad one.
+
+        `training_end` is the offset behind the last of them: how far a model could have learned.
+        """
+        self.training_end = self.training_end if training_end is None else training_end
+        self.refused[TRAINING] += examples.count(None)
+        fresh = [item for item in examples if item is not None and self._is_first(item)]
+        for example in fresh:
+            self._take_label(example)
+        first = [example for example in fresh if example.supersedes is None]
+        self._judge(first)
+        for example in fresh:
+            if example.supersedes is not None:
+                self._correct(example, example.supersedes)
+
+    def observe_dead_letters(self, letters: Iterable[DeadLetter]) -> None:
+        """Take dead letters; one that came before is not counted again."""
+        for letter in letters:
+            if letter.place in self._dead_places:
+                self.repeated[DEAD_LETTERS] += 1
+                continue
+            self._dead_places[letter.place] = None
+            if len(self._dead_places) > DEAD_LETTERS_REMEMBERED:
+                self._dead_places.popitem(last=False)
+            self.dead_letters[letter.reason if letter.reason in self.dead_letters else OTHER] += 1
+
+    @property
+    def champion(self) -> str | None:
+        """The model that gave the latest decision."""
+        return None if self.model_version is None else model_name(self.model_version)
+
+    @property
+    def training_offset(self) -> int | None:
+        """The training offset of the model that gave the latest decision."""
+        return None if self.model_version is None else trained_to(self.model_version)
+
+    @property
+    def labelled(self) -> tuple[LabelledShare, ...]:
+        """How many of the older decisions have a label."""
+        return tuple(self.maturity.share(age) for age in LABELLED_AGES_DAYS)
+
+    def view(self) -> MonitorView:
+        """Give all of it at this moment; later events do not change it."""
+        return MonitorView(
+            events=sum(self.actions.values()),
+            last_event_ms=self.last_event_ms,
+            actions=dict(self.actions),
+            amounts=dict(self.amounts),
+            champion=self.champion,
+            training_offset=self.training_offset,
+            training_end=self.training_end,
+            quality={name: window.quality for name, window in self.windows.items()},
+            totals={name: window.totals for name, window in self.windows.items()},
+            labels=self.drift.events,
+            labelled=self.labelled,
+            card_precision=self.card_precision.value,
+            card_precision_days=self.card_precision.days,
+            drift_detections=self.drift.detections,
+            score_psi=self.psi.value,
+            dead_letters=dict(self.dead_letters),
+        )
+
+    def _is_new(self, record: DecisionRecord) -> bool:
+        topic, partition, offset = record.source
+        if offset <= self._decision_marks.get((topic, partition), -1):
+            self.repeated[DECISIONS] += 1
+            return False
+        self._decision_marks[topic, partition] = offset
+        return True
+
+    def _is_first(self, example: TrainingExample) -> bool:
+        if example.training_seq <= self._training_marks.get(example.partition, -1):
+            self.repeated[TRAINING] += 1
+            return False
+        self._training_marks[example.partition] = example.training_seq
+        return True
+
+    def _count(self, record: DecisionRecord) -> None:
+        self.actions[record.action] += 1
+        place = (record.action, self._currency(record.currency))
+        self.amounts[place] = self.amounts.get(place, 0) + record.amount
+        self.maturity.observe_decision(record.event_time)
+        card = record.keys.get(self.entity)
+        if card is not None:
+            self.card_precision.observe_decision(record.event_time, card, record.score)
+
+    def _currency(self, currency: str) -> str:
+        if currency in self._currencies:
+            return currency
+        if len(self._currencies) >= CURRENCIES_MAX:
+            return OTHER
+        self._currencies.add(currency)
+        return currency
+
+    def _take_label(self, example: TrainingExample) -> None:
+        delay_seconds = _delay_ms(example) / 1000
+        self.label_delays[example.source].observe(delay_seconds)
+        corrects = example.supersedes is not None
+        if not corrects:
+            self.maturity.observe_label(example.event_time)
+        card = example.keys.get(self.entity)
+        if card is not None:
+            self.card_precision.observe_label(
+                example.event_time, card, is_fraud=example.is_fraud, corrects=corrects
+            )
+
+    def _judge(self, examples: Sequence[TrainingExample]) -> None:
+        if not examples:
+            return
+        self.drift.observe(
+            [example.score for example in examples],
+            [example.is_fraud for example in examples],
+            [example.event_time for example in examples],
+        )
+        for name, said in _by_model(examples).items():
+            window = self._window(name)
+            if window is None:
+                self.model_scores_ignored += len(said.rows)
+                continue
+            judged = [examples[row] for row in said.rows]
+            window.observe(
+                said.scores,
+                [example.is_fraud for example in judged],
+                [_delay_ms(example) for example in judged],
+                label_ids=[example.label_id for example in judged],
+            )
+
+    def _correct(self, example: TrainingExample, superseded: str) -> None:
+        # Every window is asked: `any` of a generator would stop at the first that knows it.
+        found = [
+            window.revise(example.label_id, superseded, is_fraud=example.is_fraud)
+            for window in self.windows.values()
+        ]
+        self.corrections["inside" if any(found) else "outside"] += 1
+
+    def _window(self, name: str) -> PrequentialWindow | None:
+        if name not in self.windows and len(self.windows) < MODELS_MAX:
+            self.windows[name] = PrequentialWindow(self.window_events)
+        return self.windows.get(name)
+
+
+def _by_model(examples: Sequence[TrainingExample]) -> Mapping[str, _Scores]:
+    models: defaultdict[str, _Scores] = defaultdict(_Scores)
+    for row, example in enumerate(examples):
+        given = {model_name(version): score for version, score in example.challengers.items()}
+        # After a rollback another version of the champion may watch: the deciding one is judged.
+        given[model_name(example.model_version)] = example.score
+        for name, score in given.items():
+            said = models[name]
+            said.rows.append(row)
+            said.scores.append(score)
+    return models
+
+
+def _delay_ms(example: TrainingExample) -> int:
+    # Clocks of two systems may differ: a label cannot be known before its event.
+    return max(0, example.label_time - example.event_time)

@@ -1,0 +1,85 @@
+"""From a score to an action and its reasons.
+
+Reasons are the model's exact contributions, added up by reason code: what spoke most for fraud
+comes first. `docs/reason-codes.md` lists the codes of the shipped schemas.
+
+>>> from pipeline.schema import load_schema
+>>> from pipeline.features import feature_table
+>>> policy = Policy(feature_table(load_schema("card")), review_score_min=0.2, decline_score_min=0.8)
+>>> [ACTIONS[action] for action in policy.actions(np.array([0.1, 0.2, 0.95]))]
+['approve', 'review', 'decline']
+>>> contributions = np.zeros((1, len(feature_table(load_schema("card")))))
+>>> contributions[0, :4] = 0.5, 1.0, 1.0, -3.0
+>>> policy.reasons(contributions)
+[[('TIME_UNUSUAL', 2.0), ('AMOUNT_UNUSUAL', 0.5)]]
+"""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.compiled import kernel
+from pipeline.features import Feature
+from pipeline.records import ACTIONS, Action
+
+REASONS_MAX = 3
+APPROVE, REVIEW, DECLINE = range(len(ACTIONS))
+
+Reasons = list[tuple[str, float]]
+
+
+class Policy:
+    """Thresholds in force, and the reason code of each feature."""
+
+    def __init__(
+        self, features: tuple[Feature, ...], *, review_score_min: float, decline_score_min: float
+    ) -> None:
+        self._review, self._decline = review_score_min, decline_score_min
+        self._codes = list(dict.fromkeys(feature.reason_code for feature in features))
+        self._code_of_feature = np.array(
+            [self._codes.index(feature.reason_code) for feature in features], dtype=np.int64
+        )
+        text = f"review_score_min={review_score_min!r} decline_score_min={decline_score_min!r}"
+        self.version = hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def actions(self, scores: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Give the action of each score, as its number in `ACTIONS`."""
+        return (scores >= self._review).astype(np.int64) + (scores >= self._decline)
+
+    def action(self, score: float) -> Action:
+        """Give the action of one score."""
+        return ACTIONS[int(self.actions(np.array([score]))[0])]
+
+    def reasons(self, contributions: NDArray[np.float64]) -> list[Reasons]:
+        """Give at most three reasons for each event, by what spoke most for fraud."""
+        codes = np.full((len(contributions), REASONS_MAX), -1, dtype=np.int64)
+        values = np.zeros((len(contributions), REASONS_MAX))
+        top_reasons(contributions, self._code_of_feature, len(self._codes), codes, values)
+        names = self._codes
+        return [
+            [(names[code], value) for code, value in zip(row, given, strict=True) if code >= 0]
+            for row, given in zip(codes.tolist(), values.tolist(), strict=True)
+        ]
+
+
+@kernel
+def top_reasons(
+    contributions: NDArray[np.float64],
+    code_of_feature: NDArray[np.int64],
+    code_count: int,
+    codes: NDArray[np.int64],
+    values: NDArray[np.float64],
+) -> None:
+    """Add contributions up by code, and keep the largest that are above zero, largest first."""
+    for row in range(contributions.shape[0]):
+        totals = np.zeros(code_count)
+        for column in range(contributions.shape[1]):
+            totals[code_of_feature[column]] += contributions[row, column]
+        for place in range(codes.shape[1]):
+            best = np.argmax(totals)
+            if totals[best] <= 0.0:
+                break
+            codes[row, place] = best
+            values[row, place] = totals[best]
+            totals[best] = 0.0

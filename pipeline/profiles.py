@@ -1,0 +1,228 @@
+"""What is remembered for an entity: fixed-size rows, whose bytes are also their stored form.
+
+Three kinds of row, after who may write them:
+
+- `TRAFFIC`, for the partition key: its events are in one partition, in order, so one writer keeps
+  exponentially decayed counts and sums, the habit of its amounts, recent counterparts, recent ids.
+- `BUCKET` rings, for entities that every partition sees: whole numbers in buckets of event time. A
+  slot keeps the newest bucket that fell on it, so the end state is the same in any order of events.
+- `LEARNED`, for both: what labels teach. One writer, the learner, in the order of the training log.
+
+>>> table = Table(TRAFFIC)
+>>> table.slots(["c1", "c2", "c1"]).tolist(), len(table)
+([0, 1, 0], 2)
+"""
+
+import hashlib
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.events import Transactions
+from pipeline.schema import Schema
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+# An id that comes again within so many events of its card is a duplicate and decided once.
+RECENT_IDS = 16
+RECENT_COUNTERPARTS = 8
+# The current hour and the 24 before it; the current day and the 30 before it.
+HOUR_SLOTS = 25
+DAY_SLOTS = 31
+BUCKET_SLOTS = HOUR_SLOTS + DAY_SLOTS
+
+TRAFFIC = np.dtype(
+    [
+        ("first_ms", "<i8"),
+        ("last_ms", "<i8"),
+        ("counts", "<f8", (4,)),  # decayed, one for each half-life
+        ("amounts", "<f8", (4,)),  # decayed sums of minor units
+        ("habit", "<f8", (3,)),  # decayed weight, sum, sum of squares of the amount
+        ("counterparts", "<i8", (RECENT_COUNTERPARTS,)),  # hashes, a ring
+        ("counterparts_next", "<i8"),
+        ("ids", "<i8", (RECENT_IDS,)),  # hashes, a ring
+        ("ids_next", "<i8"),
+    ]
+)
+BUCKET = np.dtype([("bucket", "<i4"), ("count", "<i4"), ("amount", "<i8")])
+LEARNED = np.dtype(
+    [
+        ("reference_ms", "<i8"),  # newest event time that was learned from
+        ("frauds", "<f8", (3,)),  # decayed, one for each half-life
+        ("labels", "<f8", (3,)),
+        ("verdict_ms", "<i8"),  # event time of the latest verdict
+        ("verdict_fraud", "<i8"),
+        ("run_length", "<i8"),  # frauds in a row, up to the latest verdict
+        ("run_start_ms", "<i8"),
+        ("fraud_ms", "<i8"),
+        ("genuine_ms", "<i8"),
+        ("genuine_since_fraud", "<i8"),
+        ("habit", "<f8", (3,)),  # of genuine amounts only
+    ]
+)
+
+Structured = NDArray[Any]
+"""An array of one of the three row types."""
+Record = Any
+"""One row of such an array; numpy gives its fields no types."""
+
+
+class Table:
+    """Rows by id, growing as ids come; `width` is the number of buckets of a ring, else 0."""
+
+    def __init__(self, dtype: np.dtype[Any], *, width: int = 0) -> None:
+        self._shape = (width,) if width else ()
+        self._slots: dict[str, int] = {}
+        self.rows: Structured = np.zeros((16, *self._shape), dtype=dtype)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._slots
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids in the order of their slots."""
+        return list(self._slots)
+
+    def slots(self, ids: Sequence[str]) -> NDArray[np.int32]:
+        """Give the row number of each id; an id that is new gets a row of zeros."""
+        known = self._slots
+        slots = np.array([known.setdefault(key, len(known)) for key in ids], dtype=np.int32)
+        self._grow(len(known))
+        return slots
+
+    def load(self, ids: Sequence[str], blobs: Sequence[bytes]) -> None:
+        """Set rows from their stored forms; what a stored ring lacks at its end is empty."""
+        size = self.rows[:1].nbytes
+        stored = b"".join(blob.ljust(size, b"\0") for blob in blobs)
+        rows = np.frombuffer(stored, dtype=self.rows.dtype).reshape(len(ids), *self._shape)
+        slots = self.slots(ids)
+        self.rows[slots] = rows
+
+    def blob(self, key: str) -> bytes:
+        """Give the stored form of one id's row."""
+        return bytes(self.rows[self._slots[key]].tobytes())
+
+    def clear(self) -> None:
+        """Forget every id."""
+        self._slots.clear()
+        self.rows = np.zeros((16, *self._shape), dtype=self.rows.dtype)
+
+    def _grow(self, needed: int) -> None:
+        capacity = len(self.rows)
+        if needed <= capacity:
+            return
+        while capacity < needed:
+            capacity *= 2
+        rows = np.zeros((capacity, *self._shape), dtype=self.rows.dtype)
+        rows[: len(self.rows)] = self.rows
+        self.rows = rows
+
+
+def traffic_table() -> Table:
+    """Make an empty table for the partition key's traffic."""
+    return Table(TRAFFIC)
+
+
+def bucket_table() -> Table:
+    """Make an empty table for the traffic of an entity that partitions share."""
+    return Table(BUCKET, width=BUCKET_SLOTS)
+
+
+def learned_table() -> Table:
+    """Make an empty table for what labels teach of an entity."""
+    return Table(LEARNED)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a table, and which of them each event of a batch belongs to."""
+
+    values: Structured
+    slots: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileView:
+    """All that is remembered of a batch's entities; kernels read it and write traffic into it."""
+
+    traffic: Rows
+    shared: tuple[Rows, ...]
+    learned: tuple[Rows, ...]
+    label_offset: int
+
+    def take(self, rows: NDArray[np.int64]) -> "ProfileView":
+        """Give the view of these events of the batch."""
+
+        def taken(part: Rows) -> Rows:
+            return Rows(part.values, part.slots[rows])
+
+        return ProfileView(
+            traffic=taken(self.traffic),
+            shared=tuple(taken(part) for part in self.shared),
+            learned=tuple(taken(part) for part in self.learned),
+            label_offset=self.label_offset,
+        )
+
+
+class Profiles(Protocol):
+    """Where profiles are kept: in memory for replay, in Redis for the worker."""
+
+    def open(self, batch: Transactions) -> ProfileView:
+        """Give the rows of a batch's entities, writable, as of now."""
+        ...
+
+
+class LearnedProfiles:
+    """What labels teach of each entity; `offset` is the training offset it was folded to."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.tables = tuple(learned_table() for _ in schema.keyed)
+        self.offset = 0
+
+    def rows(self, keys: Sequence[Sequence[str]]) -> tuple[Rows, ...]:
+        """Give the rows of events whose ids stand in one list for each entity."""
+        opened = [table.slots(ids) for table, ids in zip(self.tables, keys, strict=True)]
+        return tuple(
+            Rows(table.rows, slots) for table, slots in zip(self.tables, opened, strict=True)
+        )
+
+
+class MemoryProfiles:
+    """Profiles in memory, beside what the learner of the same process keeps."""
+
+    def __init__(self, schema: Schema, learned: LearnedProfiles) -> None:
+        self._traffic = traffic_table()
+        self._shared = tuple(bucket_table() for _ in schema.keyed[1:])
+        self._learned = learned
+
+    def open(self, batch: Transactions) -> ProfileView:
+        """Give the rows of a batch's entities, writable, as of now."""
+        shared = [table.slots(ids) for table, ids in zip(self._shared, batch.keys[1:], strict=True)]
+        traffic = self._traffic.slots(batch.keys[0])
+        return ProfileView(
+            traffic=Rows(self._traffic.rows, traffic),
+            shared=tuple(
+                Rows(table.rows, slots) for table, slots in zip(self._shared, shared, strict=True)
+            ),
+            learned=self._learned.rows(batch.keys),
+            label_offset=self._learned.offset,
+        )
+
+
+def id_hashes(ids: Sequence[str]) -> NDArray[np.int64]:
+    """Hash event ids to 64 bits, such that nobody can choose two that collide; never 0."""
+    digests = b"".join(hashlib.blake2b(key.encode(), digest_size=8).digest() for key in ids)
+    return np.frombuffer(digests, dtype="<i8") | 1
+
+
+def counterpart_hashes(ids: Sequence[str]) -> NDArray[np.int64]:
+    """Hash counterparts to 32 bits and one more, so that none is 0, which means none."""
+    return np.array([zlib.crc32(key.encode()) for key in ids], dtype=np.int64) | (1 << 32)

@@ -1,0 +1,239 @@
+"""Stored events through the core, with labels at their true delay.
+
+Event time is cut into ticks. At a tick, everything that became known up to its start is learned;
+then the tick's events are decided. So no score knows a label that came after it, and the size of
+the batches changes nothing.
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import make_model
+from pipeline.engine import Decisions, Engine, Version
+from pipeline.evaluation import Quality, evaluate
+from pipeline.events import Label, Transactions
+from pipeline.features import FeatureKernel
+from pipeline.feedback import MemoryWaiting, Settled, matured_label
+from pipeline.learner import Learner
+from pipeline.profiles import MemoryProfiles
+from pipeline.records import ACTIONS
+from pipeline.schema import Schema
+from pipeline.settings import Settings
+
+DAY_MS = 86_400_000
+# How often, in event time, what was learned is adopted; a live trainer publishes sooner than this.
+TICK_MS = 3_600_000
+
+Labelled = tuple[Transactions, NDArray[np.int8]]
+"""Events, and whether each is a fraud: 1, 0, or -1 where nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOptions:
+    """How a replay runs.
+
+    Parameters
+    ----------
+    label_delay_ms
+        Event time from an event to its label.
+    start_ms, end_ms
+        Quality is measured on events from `start_ms` to before `end_ms`; all are learned from.
+    """
+
+    label_delay_ms: int
+    start_ms: int | None = None
+    end_ms: int | None = None
+
+
+@dataclass(slots=True)
+class ReplayResult:
+    """What a replay found; `quality` has one entry for each model, the champion first."""
+
+    events: int = 0
+    seconds: float = 0.0
+    finished: bool = True
+    first_ms: int | None = None
+    last_ms: int | None = None
+    duplicates: int = 0
+    actions: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    quality: dict[str, Quality] = field(default_factory=dict)
+    model_version: str = ""
+
+    @property
+    def events_per_second(self) -> float:
+        """Events decided a second of wall time, reading and learning included."""
+        return self.events / self.seconds if self.seconds else 0.0
+
+
+class Replay:
+    """One pass over stored events; `decided` is called with every batch of decisions."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        settings: Settings,
+        options: ReplayOptions,
+        *,
+        decided: Callable[[Decisions], None] | None = None,
+    ) -> None:
+        self._settings, self._options = settings, options
+        self._decided = decided or (lambda decisions: None)
+        names = (settings.model, *settings.challenger_names)
+        self._waiting = MemoryWaiting(settings.feedback_limit)
+        kernel = FeatureKernel(schema)
+        models = [make_model(name, kernel.names) for name in names]
+        self._learner = Learner(schema, kernel.schema_hash, models)
+        profiles = MemoryProfiles(schema, self._learner.profiles)
+        self._engine = Engine(schema, settings, profiles, self._waiting)
+        self._due: deque[tuple[Transactions, NDArray[np.int8]]] = deque()
+        self._scores = _ScoreLog(names)
+        self._tick_end_ms = 0
+        self._training_seq = 0
+        self.result = ReplayResult()
+
+    def run(
+        self, batches: Iterable[Labelled], progress: Callable[[ReplayResult], None]
+    ) -> ReplayResult:
+        """Replay all batches; an interrupt ends it early, with what was measured until then."""
+        started = time.perf_counter()
+        try:
+            for batch, is_fraud in batches:
+                for start, stop in self._cuts(batch):
+                    self._step(batch.slice(start, stop), is_fraud[start:stop])
+                    self.result.seconds = time.perf_counter() - started
+                    progress(self.result)
+        except KeyboardInterrupt:
+            self.result.finished = False
+        self.result.seconds = time.perf_counter() - started
+        self.result.quality = self._scores.quality(self._options)
+        return self.result
+
+    def _cuts(self, batch: Transactions) -> Iterator[tuple[int, int]]:
+        """Cut a batch where ticks begin, and no larger than a batch may be."""
+        ticks = batch.event_time_ms // TICK_MS
+        edges = [0, *(np.flatnonzero(np.diff(ticks)) + 1).tolist(), len(batch)]
+        limit = self._settings.batch_events_max
+        for start, stop in zip(edges, edges[1:], strict=False):
+            for place in range(start, stop, limit):
+                yield place, min(place + limit, stop)
+
+    def _step(self, batch: Transactions, is_fraud: NDArray[np.int8]) -> None:
+        first_ms = int(batch.event_time_ms[0])
+        if first_ms >= self._tick_end_ms:
+            tick_start_ms = first_ms // TICK_MS * TICK_MS
+            self._learn_until(tick_start_ms)
+            self._tick_end_ms = tick_start_ms + TICK_MS
+        self._decide(batch, is_fraud)
+        self._due.append((batch, is_fraud))
+
+    def _decide(self, batch: Transactions, is_fraud: NDArray[np.int8]) -> None:
+        decisions = self._engine.decide(batch)
+        self._waiting.add(decisions.records("", 0, range(len(batch))))
+        self._decided(decisions)
+        self._scores.add(decisions, is_fraud[decisions.rows])
+        result = self.result
+        result.events += len(decisions)
+        result.duplicates += len(batch) - len(decisions)
+        result.last_ms = int(batch.event_time_ms[-1])
+        result.first_ms = result.first_ms or int(batch.event_time_ms[0])
+        counts = np.bincount(decisions.actions, minlength=len(ACTIONS)).tolist()
+        result.actions.update(dict(zip(ACTIONS, counts, strict=True)))
+
+    def _learn_until(self, now_ms: int) -> None:
+        """Learn all labels that were known at a moment, and adopt what was learned."""
+        settled = self._engine.label(self._labels_due(now_ms))
+        maturity_ms = int(self._settings.maturity_days * DAY_MS)
+        matured = [
+            label
+            for decision in self._waiting.take_matured(now_ms, maturity_ms)
+            if (label := matured_label(decision, "", maturity_ms))
+        ]
+        settled += self._engine.label(matured)
+        self.result.labels.update(item.path for item in settled)
+        self._learn([item for item in settled if item.decision])
+        self.result.model_version = self._adopt()
+
+    def _labels_due(self, now_ms: int) -> list[Label]:
+        delay_ms = self._options.label_delay_ms
+        labels: list[Label] = []
+        while self._due and self._due[0][0].event_time_ms[0] + delay_ms <= now_ms:
+            batch, is_fraud = self._due.popleft()
+            known = int(np.searchsorted(batch.event_time_ms, now_ms - delay_ms, side="right"))
+            labels += _labels_of(batch, is_fraud, known, delay_ms)
+            if known < len(batch):
+                self._due.appendleft((batch.slice(known, len(batch)), is_fraud[known:]))
+        return labels
+
+    def _learn(self, settled: Sequence[Settled]) -> None:
+        examples = [
+            item.example(partition=0, training_seq=self._training_seq + place)
+            for place, item in enumerate(settled)
+        ]
+        self._training_seq += len(examples)
+        self._learner.learn(self._learner.fresh(examples))
+        self._learner.profiles.offset = self._training_seq
+
+    def _adopt(self) -> str:
+        champion, *challengers = (
+            Version(model, self._learner.offset) for model in self._learner.models
+        )
+        self._engine.adopt(champion, challengers)
+        return champion.name
+
+
+def _labels_of(
+    batch: Transactions, is_fraud: NDArray[np.int8], known: int, delay_ms: int
+) -> list[Label]:
+    verdicts, times = is_fraud.tolist(), batch.event_time_ms.tolist()
+    return [
+        Label(
+            label_id=f"l-{batch.transaction_id[row]}",
+            transaction_id=batch.transaction_id[row],
+            key=batch.keys[0][row],
+            is_fraud=verdicts[row] == 1,
+            source="simulated",
+            label_time_ms=times[row] + delay_ms,
+        )
+        for row in range(known)
+        if verdicts[row] >= 0
+    ]
+
+
+class _ScoreLog:
+    """Scores, truth, time and card of every event, as compact columns for the evaluation."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(names)
+        self._columns: list[tuple[NDArray[Any], ...]] = []
+        self._cards: dict[str, int] = {}
+
+    def add(self, decisions: Decisions, is_fraud: NDArray[np.int8]) -> None:
+        """Keep the scores of a batch."""
+        known = self._cards
+        cards = [known.setdefault(key, len(known)) for key in decisions.transactions.keys[0]]
+        scores = (decisions.scores, *decisions.challengers.values())
+        times = decisions.transactions.event_time_ms
+        self._columns.append((is_fraud, times, np.array(cards, dtype=np.int64), *scores))
+
+    def quality(self, options: ReplayOptions) -> dict[str, Quality]:
+        """Measure each model on the labelled events of the evaluated period."""
+        if not self._columns:
+            return {}
+        columns = zip(*self._columns, strict=True)
+        is_fraud, times, cards, *scores = (np.concatenate(column) for column in columns)
+        judged = is_fraud >= 0
+        judged &= times >= (options.start_ms if options.start_ms is not None else times.min())
+        judged &= times < (options.end_ms if options.end_ms is not None else times.max() + 1)
+        return {
+            name: evaluate(
+                given[judged], is_fraud[judged], event_time_ms=times[judged], card=cards[judged]
+            )
+            for name, given in zip(self._names, scores, strict=True)
+        }

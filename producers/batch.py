@@ -1,0 +1,112 @@
+"""Events as columns with what is known of their truth: what every producer gives.
+
+The simulator and the file reader yield the same batches, so that publishing, replay and reports
+need not know where events came from. The label and the scenario stand beside the event and never
+in it.
+
+>>> batch = EventBatch(
+...     ["t1", "t2"], np.array([1000, 2000]), (["c1", "c2"], ["m1", "m1"]), np.array([950, 0]),
+...     ["EUR", "EUR"], (), np.array([0, -1], dtype=np.int8),
+... )
+>>> len(batch), batch.slice(1, 2).keys, batch.transactions().amount_minor.tolist()
+(2, (['c2'], ['m1']), [950, 0])
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.events import Transactions
+
+LABEL_UNKNOWN = -1
+
+
+@dataclass(frozen=True, slots=True)
+class EventBatch:
+    """Events in time order, as columns of one length.
+
+    Parameters
+    ----------
+    keys
+        One list of ids for each entity of the schema, the partition key first.
+    categories
+        One list of texts for each category of the schema.
+    is_fraud
+        1 fraud, 0 genuine, -1 unknown.
+    scenario
+        Why a simulated event is a fraud, 0 for the others; for reports only, never an input.
+    """
+
+    transaction_id: list[str]
+    event_time_ms: NDArray[np.int64]
+    keys: tuple[list[str], ...]
+    amount_minor: NDArray[np.int64]
+    currency: list[str]
+    categories: tuple[list[str], ...]
+    is_fraud: NDArray[np.int8]
+    scenario: NDArray[np.int8] | None = None
+
+    def __len__(self) -> int:
+        return len(self.transaction_id)
+
+    def transactions(self) -> Transactions:
+        """Give the events alone, as the engine takes them."""
+        return Transactions(
+            transaction_id=self.transaction_id,
+            event_time_ms=self.event_time_ms,
+            keys=(*self.keys, *self.categories),
+            amount_minor=self.amount_minor,
+            currency=self.currency,
+        )
+
+    def slice(self, start: int, stop: int) -> "EventBatch":
+        """Give the batch of rows `start` to `stop`, without that one."""
+        return EventBatch(
+            transaction_id=self.transaction_id[start:stop],
+            event_time_ms=self.event_time_ms[start:stop],
+            keys=tuple(ids[start:stop] for ids in self.keys),
+            amount_minor=self.amount_minor[start:stop],
+            currency=self.currency[start:stop],
+            categories=tuple(texts[start:stop] for texts in self.categories),
+            is_fraud=self.is_fraud[start:stop],
+            scenario=None if self.scenario is None else self.scenario[start:stop],
+        )
+
+    def take(self, rows: NDArray[np.intp]) -> "EventBatch":
+        """Give the batch of these rows, in their order."""
+        return EventBatch(
+            transaction_id=[self.transaction_id[row] for row in rows],
+            event_time_ms=self.event_time_ms[rows],
+            keys=tuple([ids[row] for row in rows] for ids in self.keys),
+            amount_minor=self.amount_minor[rows],
+            currency=[self.currency[row] for row in rows],
+            categories=tuple([texts[row] for row in rows] for texts in self.categories),
+            is_fraud=self.is_fraud[rows],
+            scenario=None if self.scenario is None else self.scenario[rows],
+        )
+
+
+def joined(batches: Sequence[EventBatch]) -> EventBatch:
+    """Put batches of one source together, in their order; at least one is needed."""
+    scenarios = [batch.scenario for batch in batches if batch.scenario is not None]
+    return EventBatch(
+        transaction_id=_chained(batch.transaction_id for batch in batches),
+        event_time_ms=np.concatenate([batch.event_time_ms for batch in batches]),
+        keys=_columns([batch.keys for batch in batches]),
+        amount_minor=np.concatenate([batch.amount_minor for batch in batches]),
+        currency=_chained(batch.currency for batch in batches),
+        categories=_columns([batch.categories for batch in batches]),
+        is_fraud=np.concatenate([batch.is_fraud for batch in batches]),
+        scenario=np.concatenate(scenarios) if len(scenarios) == len(batches) else None,
+    )
+
+
+def _chained(lists: Iterable[list[str]]) -> list[str]:
+    return list(chain.from_iterable(lists))
+
+
+def _columns(parts: Sequence[tuple[list[str], ...]]) -> tuple[list[str], ...]:
+    return tuple(_chained(lists) for lists in zip(*parts, strict=True))

@@ -1,0 +1,273 @@
+"""`fraudstream publish` and `fraudstream simulate`.
+
+The answer goes to stdout; the progress bar to stderr, and only on a terminal. Ctrl-C ends a run
+as if the stream had ended: what is in flight is waited for, and the counts are given. The
+settings come as the context's object.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from pipeline.durations import parse_duration
+from pipeline.errors import SettingError
+from pipeline.schema import Schema, load_schema
+from pipeline.settings import Settings
+from producers.batch import EventBatch
+from producers.feed import LabelOptions, limited
+from producers.simulator import Drift, SimulatorOptions, expected_transactions, simulate
+
+LABEL_DELAY = "7d"
+SIMULATED_ENTITIES = ("card", "terminal")
+
+_DEFAULT = SimulatorOptions()
+
+
+class _Duration(click.ParamType):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return parse_duration(str(value))
+        except SettingError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Days(click.ParamType):
+    name = "day,day"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(day) for day in str(value).split(",") if day)
+        except ValueError:
+            self.fail(f"expected day numbers such as 30,60 (got {value!r})", param, ctx)
+
+
+_WORLD = (
+    click.option("--customers", default=_DEFAULT.customers, help="Simulated cards."),
+    click.option("--terminals", default=_DEFAULT.terminals, help="Simulated terminals."),
+    click.option("--days", default=_DEFAULT.days, help="Simulated days."),
+    click.option("--seed", default=_DEFAULT.seed, help="The same seed gives the same events."),
+    click.option("--drift-day", type=int, help="From this day on amounts and frauds differ."),
+    click.option(
+        "--burst-days", type=_Days(), default=(), help="Days with a burst of card testing, 30,60."
+    ),
+)
+
+
+def _world_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_WORLD):
+        command = option(command)
+    return command
+
+
+@click.command(name="publish")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--simulate", "simulated", is_flag=True, help="Publish simulated events.")
+@click.option("--rate", type=float, help="Transactions a second; without: as fast as possible.")
+@click.option("--speedup", type=float, help="Seconds of event time in a second.")
+@click.option(
+    "--label-delay",
+    type=_Duration(),
+    default=LABEL_DELAY,
+    show_default=True,
+    help="Event time from a transaction to its label: 7d, 90m, 30s, 0.",
+)
+@click.option("--label-share", default=1.0, help="Share of the genuine that get a label.")
+@click.option("--labels-to-end", is_flag=True, help="Publish the labels still waiting as well.")
+@click.option("--no-labels", is_flag=True, help="Publish no labels.")
+@click.option("--limit", type=click.IntRange(min=1), help="End after so many transactions.")
+@click.option("--sort", is_flag=True, help="Read the whole file and put it in time order.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@_world_options
+def publish_command(
+    file: Path | None, simulated: bool, sort: bool, limit: int | None, as_json: bool, **options: Any
+) -> None:
+    """Publish a file's events, or simulated ones, and their labels to Kafka.
+
+    FILE is CSV or Parquet with the columns of the schema in the settings.
+    """
+    if (file is not None) == simulated:
+        raise click.UsageError("give either a FILE or --simulate")
+    settings = _settings()
+    schema = load_schema(settings.schema)
+    labels = _labels(options)
+    if file is None:
+        batches, total = _simulated(schema, _world(options))
+    else:
+        batches, total = _from_file(file, schema, labels=labels is not None, sort=sort)
+    if limit is not None:
+        batches, total = limited(batches, limit), min(limit, total or limit)
+    _publish(batches, total, settings, schema, labels, options, as_json=as_json)
+
+
+@click.command(name="simulate")
+@click.argument("out", type=click.Path(path_type=Path))
+@_world_options
+def simulate_command(out: Path, **options: Any) -> None:
+    """Write simulated events to a CSV or Parquet file, with label and scenario."""
+    from producers.writing import write_events  # noqa: PLC0415 - pandas takes a second to import
+
+    schema = load_schema(_settings().schema)
+    batches, total = _simulated(schema, _world(options))
+    with _bar(total) as show:
+        count = write_events(out, _counted(batches, show), schema)
+    click.echo(f"wrote {count:,} transactions to {out}")
+
+
+def bootstrap_servers(settings: Settings) -> str:
+    """Give Kafka's addresses: those of the settings, else those of the embedded one."""
+    if settings.kafka_servers:
+        return settings.kafka_servers
+    from stack.servers import find_endpoints  # noqa: PLC0415 - only where nothing is configured
+
+    endpoints = find_endpoints(Path(settings.state_dir))
+    if endpoints is None:
+        raise SettingError("no Kafka is known: run fraudstream up, or set kafka_servers")
+    return endpoints.kafka_servers
+
+
+def _settings() -> Settings:
+    settings = click.get_current_context().obj
+    assert isinstance(settings, Settings), settings
+    return settings
+
+
+def _labels(options: dict[str, Any]) -> LabelOptions | None:
+    if options["no_labels"]:
+        return None
+    return LabelOptions(
+        delay_ms=options["label_delay"],
+        genuine_share=options["label_share"],
+        to_end=options["labels_to_end"],
+    )
+
+
+def _world(options: dict[str, Any]) -> SimulatorOptions:
+    drift_day = options["drift_day"]
+    return SimulatorOptions(
+        customers=options["customers"],
+        terminals=options["terminals"],
+        days=options["days"],
+        seed=options["seed"],
+        drift=None if drift_day is None else Drift(day=drift_day),
+        burst_days=options["burst_days"],
+    )
+
+
+def _simulated(schema: Schema, world: SimulatorOptions) -> tuple[Iterable[EventBatch], int | None]:
+    names = tuple(entity.name for entity in schema.entities)
+    if names != SIMULATED_ENTITIES or schema.categories:
+        raise SettingError(
+            f"the simulator makes events of {' and '.join(SIMULATED_ENTITIES)} without "
+            f"categories: schema {schema.name!r} is of another kind (try card)"
+        )
+    return simulate(world), expected_transactions(world)
+
+
+def _from_file(
+    file: Path, schema: Schema, *, labels: bool, sort: bool
+) -> tuple[Iterable[EventBatch], int | None]:
+    from producers.datasets import count_rows, read_events  # noqa: PLC0415 - as above
+
+    batches = read_events(file, schema, labels=labels, sort=sort)
+    return batches, count_rows(file) if file.is_file() else None
+
+
+def _publish(
+    batches: Iterable[EventBatch],
+    total: int | None,
+    settings: Settings,
+    schema: Schema,
+    labels: LabelOptions | None,
+    options: dict[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    from producers.publisher import Pace, Progress, Watch, publish  # noqa: PLC0415 - as above
+
+    with _stopped_by_signal() as stop, _bar(total) as show:
+
+        def report(progress: Progress) -> None:
+            day = datetime.fromtimestamp(progress.event_time_ms / 1_000, UTC)
+            show(progress.transactions, f"{progress.rate:,.0f}/s  {day:%Y-%m-%d %H:%M}")
+
+        published = publish(
+            batches,
+            schema,
+            bootstrap_servers(settings),
+            pace=Pace(rate=options["rate"], speedup=options["speedup"]),
+            labels=labels,
+            watch=Watch(stop=stop, progress=report, total=total),
+        )
+    if as_json:
+        click.echo(msgspec.json.encode(published).decode())
+    else:
+        rate = (published.transactions + published.labels) / max(published.seconds, 1e-9)
+        click.echo(
+            f"published {published.transactions:,} transactions and {published.labels:,} labels "
+            f"in {published.seconds:,.1f} s ({rate:,.0f}/s), failed {published.failed:,}"
+        )
+    if published.failed:
+        click.echo(f"error: Kafka did not acknowledge: {published.reason}", err=True)
+        click.get_current_context().exit(1)
+
+
+@contextmanager
+def _stopped_by_signal() -> Iterator[Callable[[], bool]]:
+    """Give a question that is answered with true after Ctrl-C; a second Ctrl-C ends at once."""
+    stopped = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, remember)
+    try:
+        yield stopped.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _bar(total: int | None) -> Iterator[Callable[[int, str], None]]:
+    """Show a progress bar; gives what moves it to a count, with a text beside it."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
+    with Bar(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda count, text: bar.update(task, completed=count, description=text)
+
+
+def _counted(
+    batches: Iterable[EventBatch], show: Callable[[int, str], None]
+) -> Iterator[EventBatch]:
+    count = 0
+    for batch in batches:
+        yield batch
+        count += len(batch)
+        show(count, f"{count:,}")

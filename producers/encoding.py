@@ -1,0 +1,121 @@
+"""Columns to wire records: the fast path of publishing.
+
+A batch is written as JSON lines in one call and then cut apart, since JSON never holds a bare
+line end. Field names are the schema's own; amounts travel as decimal text, so that no reader has
+to guess what a binary float stood for.
+
+>>> from pipeline.schema import load_schema
+>>> from producers.simulator import SimulatorOptions, simulate
+>>> day = next(simulate(SimulatorOptions(customers=10, terminals=10)))
+>>> TransactionEncoder(load_schema("card")).encode(day.slice(0, 1))[0].decode()
+'{"transaction_id":"t-0-0","event_time":1522551138092,"card_id":"c5",..."amount":"51.20",...}'
+>>> amount_texts([950, 5, 0], 2), amount_texts([950], 0)
+(['9.50', '0.05', '0.00'], ['950'])
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from pipeline.events import Source, Verdict
+from pipeline.schema import Schema
+from producers.batch import EventBatch
+
+SOURCE: Source = "simulated"
+ID_LENGTH_MAX = 64
+LABEL_PREFIX = "l-"
+
+_LINES = msgspec.json.Encoder()
+
+
+class TransactionEncoder:
+    """Writes the events of one schema."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._digits = schema.minor_digits
+        self._has_currency = schema.currency is not None
+        self._record = _record("Transaction", schema.event_fields)
+
+    def encode(self, batch: EventBatch) -> list[bytes]:
+        """Give each event's wire form, in order."""
+        currency = [batch.currency] if self._has_currency else []
+        columns = (
+            batch.transaction_id,
+            batch.event_time_ms.tolist(),
+            *batch.keys,
+            amount_texts(batch.amount_minor.tolist(), self._digits),
+            *currency,
+            *batch.categories,
+        )
+        return _encoded(self._record, columns)
+
+
+class LabelEncoder:
+    """Writes labels of events of one schema, as a simulation of the world gives them."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._record = _record(
+            "Label",
+            (
+                "label_id",
+                schema.event_id,
+                schema.partition_key,
+                "verdict",
+                "source",
+                "label_time",
+            ),
+        )
+
+    def encode(
+        self,
+        transaction_id: Sequence[str],
+        key: Sequence[str],
+        is_fraud: Sequence[bool],
+        label_time_ms: Sequence[int],
+    ) -> list[bytes]:
+        """Give each label's wire form, in order."""
+        verdicts: tuple[Verdict, Verdict] = ("genuine", "fraud")
+        columns = (
+            [label_id_of(text) for text in transaction_id],
+            transaction_id,
+            key,
+            [verdicts[fraud] for fraud in is_fraud],
+            [SOURCE] * len(key),
+            label_time_ms,
+        )
+        return _encoded(self._record, columns)
+
+
+def label_id_of(transaction_id: str) -> str:
+    """Derive a label's id from its transaction's, so that publishing twice teaches once.
+
+    >>> label_id_of("t1"), len(label_id_of("t" * 64))
+    ('l-t1', 34)
+    """
+    if len(transaction_id) <= ID_LENGTH_MAX - len(LABEL_PREFIX):
+        return LABEL_PREFIX + transaction_id
+    digest = hashlib.blake2b(transaction_id.encode(), digest_size=16)
+    return LABEL_PREFIX + digest.hexdigest()
+
+
+def amount_texts(minor: Sequence[int], digits: int) -> list[str]:
+    """Write minor units as decimal text with all its places."""
+    if digits == 0:
+        return [str(amount) for amount in minor]
+    unit = 10**digits
+    return [f"{amount // unit}.{amount % unit:0{digits}d}" for amount in minor]
+
+
+def _record(name: str, fields: Sequence[str]) -> type[msgspec.Struct]:
+    # Attributes are numbered, so that no field name of a schema can be a Python keyword.
+    names = {f"field{number}": field for number, field in enumerate(fields)}
+    return msgspec.defstruct(
+        name, [(attribute, Any) for attribute in names], rename=names, gc=False
+    )
+
+
+def _encoded(record: type[msgspec.Struct], columns: Sequence[Sequence[Any]]) -> list[bytes]:
+    lines = _LINES.encode_lines(map(record, *columns))
+    return lines.split(b"\n")[:-1]

@@ -1,0 +1,194 @@
+"""`fraudstream replay FILE`: stored events through the core, with labels at their true delay."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import click
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pipeline.durations import format_duration
+from pipeline.engine import Decisions
+from pipeline.records import ACTIONS
+from pipeline.replay import Replay, ReplayOptions, ReplayResult
+from pipeline.schema import load_schema
+from pipeline.settings import Settings
+from producers.commands import _Duration
+from producers.datasets import count_rows, read_events
+
+# Rows that a row group of the decisions file has, at least.
+ROW_GROUP_EVENTS = 50_000
+DECISIONS_SCHEMA = pa.schema(
+    [
+        ("transaction_id", pa.string()),
+        ("event_time", pa.timestamp("ms", tz="UTC")),
+        ("score", pa.float64()),
+        ("action", pa.string()),
+        ("model_version", pa.string()),
+    ]
+)
+
+
+class DecisionFile:
+    """Decisions as Parquet; what was written until an interrupt is a whole file."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = pq.ParquetWriter(path, DECISIONS_SCHEMA)
+        self._columns: list[list[Any]] = [[] for _ in DECISIONS_SCHEMA]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._flush()
+        self._writer.close()
+
+    def add(self, decisions: Decisions) -> None:
+        """Take a batch of decisions."""
+        batch = (
+            decisions.transactions.transaction_id,
+            decisions.transactions.event_time_ms.tolist(),
+            decisions.scores.tolist(),
+            [ACTIONS[action] for action in decisions.actions.tolist()],
+            [decisions.model_version] * len(decisions),
+        )
+        for column, values in zip(self._columns, batch, strict=True):
+            column += values
+        if len(self._columns[0]) >= ROW_GROUP_EVENTS:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.table(self._columns, schema=DECISIONS_SCHEMA))
+        self._columns = [[] for _ in DECISIONS_SCHEMA]
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--label-delay", type=_Duration(), default="7d", show_default=True,
+    help="Event time from an event to its label: 7d, 12h, 0.",
+)  # fmt: skip
+@click.option("--start", type=click.DateTime(), help="Measure quality from this moment on (UTC).")
+@click.option("--end", type=click.DateTime(), help="Measure quality before this moment (UTC).")
+@click.option(
+    "--decisions", type=click.Path(dir_okay=False, path_type=Path), help="Parquet file to write."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+def replay(
+    file: Path,
+    label_delay: int,
+    start: datetime | None,
+    end: datetime | None,
+    decisions: Path | None,
+    as_json: bool,
+) -> None:
+    """Run the events of FILE (CSV or Parquet) through the core, and measure.
+
+    The same engine as the worker's; each label is learned when it would have become known. Ctrl-C
+    ends it early with what was measured until then.
+    """
+    settings = click.get_current_context().obj
+    assert isinstance(settings, Settings), settings
+    options = ReplayOptions(label_delay, _milliseconds(start), _milliseconds(end))
+    result = _run(file, settings, options, decisions)
+    click.echo(_as_json(result, settings)) if as_json else _show(result, settings)
+    if not result.finished:
+        raise click.Abort
+
+
+def _milliseconds(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def _run(
+    file: Path, settings: Settings, options: ReplayOptions, decisions: Path | None
+) -> ReplayResult:
+    schema = load_schema(settings.schema)
+    batches = ((batch.transactions(), batch.is_fraud) for batch in read_events(file, schema))
+    with _progress(count_rows(file)) as report:
+        if decisions is None:
+            return Replay(schema, settings, options).run(batches, report)
+        with DecisionFile(decisions) as out:
+            return Replay(schema, settings, options, decided=out.add).run(batches, report)
+
+
+@contextmanager
+def _progress(total: int | None) -> Iterator[Callable[[ReplayResult], None]]:
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,} events"),
+        TextColumn("{task.fields[rate]:>9,.0f} events/s"), TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("replay", total=total, rate=0.0)
+
+        def report(result: ReplayResult) -> None:
+            progress.update(
+                task, completed=result.events + result.duplicates, rate=result.events_per_second
+            )
+
+        yield report
+
+
+def _as_json(result: ReplayResult, settings: Settings) -> str:
+    names = (settings.model, *settings.challenger_names)
+    quality = {name: asdict(found) for name, found in result.quality.items()}
+    champion = quality.get(names[0], {})
+    record = {
+        "events": result.events,
+        "events_per_second": round(result.events_per_second, 1),
+        "seconds": round(result.seconds, 3),
+        "finished": result.finished,
+        "duplicates": result.duplicates,
+        "actions": dict(result.actions),
+        "labels": dict(result.labels),
+        "model": names[0],
+        "model_version": result.model_version,
+        **{name: value for name, value in champion.items() if name != "events"},
+        "events_measured": champion.get("events", 0),
+        "models": quality,
+    }
+    return msgspec.json.encode(record).decode()
+
+
+def _show(result: ReplayResult, settings: Settings) -> None:
+    table = Table("measured on labelled events", *result.quality, box=None)
+    rows = [asdict(found) for found in result.quality.values()]
+    for name in rows[0] if rows else ():
+        table.add_row(name.replace("_", " "), *(_number(row[name]) for row in rows))
+    console = Console(highlight=False)
+    console.print(f"events   {result.events:,} in {result.seconds:.1f} s", end="")
+    console.print(f" ({result.events_per_second:,.0f} events/s), duplicates {result.duplicates:,}")
+    console.print(_period(result))
+    console.print("actions ", *(f"{name} {count:,} " for name, count in result.actions.items()))
+    console.print("labels  ", *(f"{name} {count:,} " for name, count in result.labels.items()))
+    console.print(table)
+
+
+def _period(result: ReplayResult) -> str:
+    if result.first_ms is None or result.last_ms is None:
+        return "period   none"
+    first, last = (
+        datetime.fromtimestamp(moment / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+        for moment in (result.first_ms, result.last_ms)
+    )
+    return f"period   {first} to {last} ({format_duration(result.last_ms - result.first_ms)})"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

@@ -1,0 +1,88 @@
+"""`fraudstream up`, `down`, `status` and `topics`.
+
+The answer goes to stdout, progress to stderr. The settings come as the context's object.
+"""
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from pipeline.errors import StackError
+from pipeline.settings import Settings
+from stack.servers import Endpoints, ServerStatus, Stack, find_endpoints
+from stack.topic_setup import create_topics
+
+MEGABYTE = 1_000_000
+
+
+@click.command()
+def up() -> None:
+    """Start Kafka, Redis and, where installed, Prometheus on this machine.
+
+    They go on after this command; `fraudstream down` stops them and keeps their data. What runs
+    already is left as it is.
+    """
+    endpoints = _stack().up()
+    for name, address in _named(endpoints):
+        click.echo(f"{name:<12}{address}")
+
+
+@click.command()
+def down() -> None:
+    """Stop the servers that `fraudstream up` started; their data stays."""
+    stopped = _stack().down()
+    click.echo(f"stopped {', '.join(stopped)}" if stopped else "nothing runs")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def status(as_json: bool) -> None:
+    """Show which of the servers run, where, and how much memory they occupy."""
+    for server in _stack().status():
+        click.echo(msgspec.json.encode(server).decode() if as_json else _line(server))
+
+
+@click.command()
+def topics() -> None:
+    """Create the topics that are missing.
+
+    On the Kafka of `kafka_servers`, or on the embedded one when that is empty.
+    """
+    settings = _settings()
+    created = create_topics(settings.kafka_servers or _embedded(settings), settings)
+    click.echo(f"created {', '.join(created)}" if created else "all topics exist")
+
+
+def _settings() -> Settings:
+    settings = click.get_current_context().obj
+    assert isinstance(settings, Settings), settings
+    return settings
+
+
+def _stack() -> Stack:
+    return Stack(_settings(), attached=False, say=lambda line: click.echo(line, err=True))
+
+
+def _embedded(settings: Settings) -> str:
+    endpoints = find_endpoints(Path(settings.state_dir))
+    if endpoints is None:
+        raise StackError(
+            "no Kafka: set kafka_servers, or start the embedded one with `fraudstream up`"
+        )
+    return endpoints.kafka_servers
+
+
+def _named(endpoints: Endpoints) -> list[tuple[str, str]]:
+    found = [("kafka", endpoints.kafka_servers), ("redis", endpoints.redis_url)]
+    prometheus = endpoints.prometheus_url
+    return found + ([("prometheus", prometheus)] if prometheus is not None else [])
+
+
+def _line(server: ServerStatus) -> str:
+    if not server.running:
+        return f"{server.name:<12}stopped"
+    return (
+        f"{server.name:<12}running  {server.version:<8}pid {server.pid:<9}"
+        f"{server.memory_bytes / MEGABYTE:>6,.0f} MB  {server.address}"
+    )

@@ -1,0 +1,41 @@
+"""Real servers for the tests: started once a session, empty for every test that asks for them.
+
+They end with the session however it ends, since they are attached to it.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.settings import Settings
+from stack.servers import Endpoints, Stack
+from tests.resetting import reset
+
+logger = logging.getLogger(__name__)
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
+    """Kafka and Redis for the whole session."""
+    settings = Settings(state_dir=str(tmp_path_factory.mktemp("stack")))
+    with Stack(settings, attached=True, say=logger.info) as endpoints:
+        yield endpoints
+
+
+@pytest.fixture
+def settings(stack: Endpoints, tmp_path: Path) -> Settings:
+    """Settings for empty servers with fresh topics; the state directory is the test's own.
+
+    A test that wants another number of partitions calls `reset` again with its own settings.
+    """
+    ours = replace(
+        Settings(),
+        state_dir=str(tmp_path),
+        kafka_servers=stack.kafka_servers,
+        redis_url=stack.redis_url,
+    )
+    reset(stack, ours)
+    return ours

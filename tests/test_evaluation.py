@@ -1,0 +1,149 @@
+"""Quality against scikit-learn where it has the number, and by hand where it has not."""
+
+import time
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import (  # type: ignore[import-untyped]
+    average_precision_score,
+    brier_score_loss,
+    log_loss,
+    roc_auc_score,
+)
+
+from pipeline.evaluation import calibration_error, card_precision, evaluate, quality_over_time
+from pipeline.topics import DAY_MS
+
+
+def stream(events: int, seed: int = 1) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    chance = np.random.default_rng(seed)
+    scores = chance.beta(0.3, 6.0, events)
+    return scores, chance.random(events) < scores
+
+
+def test_the_numbers_are_those_of_scikit_learn() -> None:
+    scores, is_fraud = stream(5000)
+
+    quality = evaluate(scores, is_fraud)
+
+    assert quality.average_precision == pytest.approx(average_precision_score(is_fraud, scores))
+    assert quality.roc_auc == pytest.approx(roc_auc_score(is_fraud, scores))
+    assert quality.log_loss == pytest.approx(log_loss(is_fraud, scores))
+    assert quality.brier == pytest.approx(brier_score_loss(is_fraud, scores))
+    assert (quality.events, quality.frauds) == (5000, int(is_fraud.sum()))
+
+
+def test_certain_scores_have_a_finite_log_loss() -> None:
+    scores, is_fraud = [0.0, 1.0, 0.0, 1.0], [True, False, False, True]
+
+    assert evaluate(scores, is_fraud).log_loss == pytest.approx(
+        log_loss(is_fraud, scores), rel=1e-3
+    )
+
+
+def test_nothing_has_no_quality() -> None:
+    quality = evaluate([], [], event_time_ms=[], card=[])
+
+    assert (quality.events, quality.frauds) == (0, 0)
+    assert quality.average_precision is quality.roc_auc is quality.log_loss is None
+    assert quality.brier is quality.calibration_error is quality.card_precision_top_100 is None
+
+
+@pytest.mark.parametrize("is_fraud", [[False, False], [True, True]])
+def test_ranking_is_not_defined_with_one_kind_only(is_fraud: list[bool]) -> None:
+    quality = evaluate([0.2, 0.4], is_fraud)
+
+    assert quality.average_precision is quality.roc_auc is None
+    assert quality.log_loss is not None
+    assert quality.brier is not None
+
+
+def test_calibration_error_is_the_mean_distance_over_bins_by_hand() -> None:
+    # Bin 0 (scores below 1/15): mean score 0.05, no fraud. Bin 14: mean score 0.95, half are fraud.
+    scores = np.array([0.04, 0.06, 0.94, 0.96])
+    is_fraud = np.array([False, False, True, False])
+
+    assert calibration_error(scores, is_fraud) == pytest.approx((2 * 0.05 + 2 * 0.45) / 4)
+
+
+def test_a_score_of_one_falls_into_the_last_bin() -> None:
+    assert calibration_error(np.array([1.0]), np.array([True])) == 0.0
+
+
+def test_card_precision_by_hand() -> None:
+    # Day 0: cards 1 (0.9), 2 (0.8), 3 (0.7): of the top two, 2 is compromised, by another of its
+    # transactions than the suspicious one. Day 1: cards 1 and 3, both compromised.
+    time_ms = [0, 1, 2, DAY_MS - 1, DAY_MS, DAY_MS + 1]
+    card = [1, 2, 3, 2, 1, 3]
+    scores = [0.9, 0.8, 0.7, 0.1, 0.2, 0.3]
+    is_fraud = [False, False, True, True, True, True]
+
+    assert card_precision(scores, is_fraud, event_time_ms=time_ms, card=card, top=2) == 0.75
+
+
+def test_card_precision_puts_the_lower_number_of_equal_cards_first() -> None:
+    time_ms, scores, is_fraud = [0, 0, 0], [0.5, 0.5, 0.5], [True, False, False]
+
+    lowest_is_fraud = card_precision(scores, is_fraud, event_time_ms=time_ms, card=[1, 2, 3], top=1)
+    highest_is_fraud = card_precision(
+        scores, is_fraud, event_time_ms=time_ms, card=[3, 2, 1], top=1
+    )
+
+    assert (lowest_is_fraud, highest_is_fraud) == (1.0, 0.0)
+
+
+def test_card_precision_agrees_with_a_plain_loop_in_any_order_of_rows() -> None:
+    chance = np.random.default_rng(3)
+    scores, is_fraud = stream(3000, seed=3)
+    time_ms, card = chance.integers(0, 5 * DAY_MS, 3000), chance.integers(0, 300, 3000)
+    wanted = []
+    for day in range(5):
+        cards: dict[int, tuple[float, bool]] = {}
+        for row in np.flatnonzero(time_ms // DAY_MS == day):
+            highest, compromised = cards.get(int(card[row]), (0.0, False))
+            seen = (max(highest, scores[row]), compromised or bool(is_fraud[row]))
+            cards[int(card[row])] = seen
+        top = sorted(cards, key=lambda number: (-cards[number][0], number))[:100]
+        wanted.append(sum(cards[number][1] for number in top) / 100)
+
+    found = evaluate(scores, is_fraud, event_time_ms=time_ms, card=card).card_precision_top_100
+
+    assert found == pytest.approx(np.mean(wanted))
+
+
+def test_blocks_of_equal_count_cover_every_row_once() -> None:
+    scores, is_fraud = stream(1003)
+
+    blocks = quality_over_time(scores, is_fraud, blocks=10)
+
+    assert len(blocks) == 10
+    assert [block.first for block in blocks[1:]] == [block.last + 1 for block in blocks[:-1]]
+    assert (blocks[0].first, blocks[-1].last) == (0, 1002)
+    assert {block.events for block in blocks} <= {100, 101}
+    assert sum(block.frauds for block in blocks) == is_fraud.sum()
+
+
+def test_more_blocks_than_rows_are_one_for_each_row() -> None:
+    assert len(quality_over_time([0.1, 0.2], [True, False], blocks=20)) == 2
+    assert quality_over_time([], []) == ()
+
+
+def test_blocks_of_a_period_leave_out_empty_ones_and_keep_a_late_event() -> None:
+    time_ms = [0, 10, 250, 90, 260]
+
+    blocks = quality_over_time([0.1] * 5, [False] * 5, event_time_ms=time_ms, period_ms=100)
+
+    assert [(block.first, block.last) for block in blocks] == [(0, 1), (2, 4)]
+
+
+@pytest.mark.slow
+def test_a_long_run_is_judged_in_seconds() -> None:
+    scores, is_fraud = stream(1_750_000)
+    chance = np.random.default_rng(5)
+    time_ms, card = np.sort(chance.integers(0, 183 * DAY_MS, 1_750_000)), chance.integers(0, 5000)
+    cards = (np.arange(1_750_000) * 7919 + card) % 5000
+    started = time.process_time()
+
+    assert evaluate(scores, is_fraud, event_time_ms=time_ms, card=cards).roc_auc is not None
+    assert time.process_time() - started < 20.0
