@@ -165,6 +165,11 @@ class Labeller:
         """The offset of the next record, as committed."""
         return None if self._input.position is None else self._offset
 
+    @property
+    def pending(self) -> int:
+        """Labels that wait for their decision."""
+        return len(self._pending)
+
     async def handle(self, records: Sequence[InputRecord]) -> bool:
         """Join labels that follow each other; `False` if another owner was before us."""
         step = _Step(self._partition, self._seq)

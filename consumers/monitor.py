@@ -6,6 +6,7 @@ It belongs to no consumer group and commits nothing: every start reads from the 
 """
 
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -150,23 +151,43 @@ def run_monitor(
 
 def _connected(servers: list[str], stop: threading.Event) -> KafkaConsumer | None:
     """Connect, however long the broker takes; `None` if stopped before."""
+    is_away = False
     while not stop.is_set():
-        try:
-            return KafkaConsumer(
-                bootstrap_servers=servers,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                allow_auto_create_topics=False,
-                max_poll_records=RECORDS_MAX,
-                max_partition_fetch_bytes=FETCH_BYTES_MAX,
-                bootstrap_timeout_ms=CONNECT_MS,
-                # Its own metrics cost time for each record and nobody reads them.
-                metrics_enabled=False,
-            )
-        except KafkaError as error:
-            logger.warning("monitor waits for kafka: %r", error)
-            stop.wait(RETRY_SECONDS)
+        # The client leaves a socket behind for each refused connection: so one is tried before.
+        if any(map(_listens, servers)):
+            try:
+                return _consumer(servers)
+            except KafkaError as error:
+                logger.warning("monitor waits for kafka: %r", error)
+        elif not is_away:
+            is_away = True
+            logger.warning("monitor waits for kafka: nobody listens on %s", ",".join(servers))
+        stop.wait(RETRY_SECONDS)
     return None
+
+
+def _listens(server: str) -> bool:
+    host, _, port = server.strip().rpartition(":")
+    try:
+        address = (host.strip("[]"), int(port))
+        socket.create_connection(address, timeout=CONNECT_MS / 1000).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _consumer(servers: list[str]) -> KafkaConsumer:
+    return KafkaConsumer(
+        bootstrap_servers=servers,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        allow_auto_create_topics=False,
+        max_poll_records=RECORDS_MAX,
+        max_partition_fetch_bytes=FETCH_BYTES_MAX,
+        bootstrap_timeout_ms=CONNECT_MS,
+        # Its own metrics cost time for each record and nobody reads them.
+        metrics_enabled=False,
+    )
 
 
 def _place(consumer: KafkaConsumer, stop: threading.Event, *, from_start: bool) -> bool:

@@ -28,13 +28,13 @@ class ReviewQueue:
 
     def alerts(self, limit: int) -> list[DecisionRecord]:
         """Give the alerts that wait, highest score first."""
-        found = [
-            decision
-            for partition in range(self.partitions)
-            for key in self.redis.zrange(f"review:{partition}", 0, limit - 1, desc=True)
-            for decision in self._decision(partition, as_bytes(key))
-        ]
-        return sorted(found, key=lambda decision: (-decision.score, decision.transaction_id))[:limit]
+        found: list[DecisionRecord] = []
+        for partition in range(self.partitions):
+            for key in self.redis.zrange(f"review:{partition}", 0, limit - 1, desc=True):
+                assert isinstance(key, bytes), "the connection decodes nothing"
+                found += self._decision(partition, key)
+        found.sort(key=lambda decision: (-decision.score, decision.transaction_id))
+        return found[:limit]
 
     def count(self) -> int:
         """Give the number of alerts that wait."""

@@ -1,16 +1,15 @@
 """The scorer of one partition of `transactions`: decode, load profiles, decide, commit, publish."""
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from consumers.dead_letters import InputRecord, dead_letter
 from consumers.model_feed import ModelFeed
 from consumers.redis_profiles import RedisProfiles
 from consumers.redis_store import RedisStore
+from consumers.timing import timed
 from pipeline.commit import Change, Input, OutboxRecord, Publish
-from pipeline.counts import Stage, WorkerCounts
+from pipeline.counts import WorkerCounts
 from pipeline.engine import Decisions, Engine
 from pipeline.events import Rejected, TransactionDecoder
 from pipeline.feedback import MemoryWaiting
@@ -59,11 +58,12 @@ class Scorer:
 
     async def handle(self, records: Sequence[InputRecord]) -> bool:
         """Decide records that follow each other; `False` if another owner was before us."""
-        with self._timed("decode"):
+        counts = self._parts.counts
+        with timed(counts, "decode"):
             batch, rows, rejected = self._decoder.decode([record.value for record in records])
-        with self._timed("read"):
+        with timed(counts, "read"):
             await self._profiles.load(batch)
-        with self._timed("decide"):
+        with timed(counts, "decide"):
             self._engine.adopt(*self._parts.feed.in_force)
             decisions = self._engine.decide(batch)
             offsets = [records[row].offset for row in rows]
@@ -76,10 +76,10 @@ class Scorer:
             for decision, value in zip(decided, encoded, strict=True)
         ]
         position = str(records[-1].offset + 1)
-        with self._timed("commit"):
+        with timed(counts, "commit"):
             committed = await self._input.commit(position, published + letters, changes)
         if not committed:
-            self._parts.counts.commits_refused += 1
+            counts.commits_refused += 1
             await self.recover()
             return False
         self._count(len(records), decisions, len(batch), rejected)
@@ -130,9 +130,3 @@ class Scorer:
         offset = self._parts.feed.in_force[0].offset
         counts.model_adoptions += offset != counts.model_offset
         counts.model_offset = offset
-
-    @contextmanager
-    def _timed(self, stage: Stage) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self._parts.counts.stage_seconds[stage].observe(time.perf_counter() - started)

@@ -36,6 +36,7 @@ from pipeline.records import TrainingExample, decode_examples
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 from pipeline.topics import MODELS, SNAPSHOT_BYTES_MAX, TRAINING
+from pipeline.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class Trainer:
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
         """Fold the training log until stopped."""
+        warm_up(self._schema, self._settings)
         await self._publisher.start()
         consumer = _consumer(self._servers)
         try:

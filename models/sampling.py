@@ -8,7 +8,7 @@ a stream that changes.
 >>> rows = np.arange(50, dtype=np.float32)[:, None]
 >>> sample.add(rows, np.zeros(50, dtype=np.int8), np.ones(50))
 >>> sample.seen, sample.rows[:, 0]
-(50, array([14., 48.], dtype=float32))
+(50, array([ 2., 36.], dtype=float32))
 """
 
 import numpy as np

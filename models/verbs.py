@@ -9,7 +9,7 @@ at a time. Made without feature names, it takes names from the dicts and frames 
 >>> model.feature_names
 ('amount', 'hour')
 >>> model.predict_proba_one({"amount": 900.0, "unknown": 1.0})
-{False: 0.9896, True: 0.0104}
+{False: 0.98029, True: 0.01971}
 """
 
 from abc import abstractmethod
@@ -25,8 +25,11 @@ from models.contract import Arrays, Header, Scored
 # Beyond this a mistake is likelier than a model: each feature costs some 5 kB.
 FEATURES_MAX = 1024
 
+# The square of a gradient is summed: far larger weights would make it infinite.
+WEIGHT_MAX = 1e6
 
-class ArrayModel(base.MiniBatchClassifier):  # type: ignore[misc,unused-ignore]
+
+class ArrayModel(base.MiniBatchClassifier):
     """A model over arrays, with River's verbs on top.
 
     Parameters
@@ -137,8 +140,8 @@ class ArrayModel(base.MiniBatchClassifier):  # type: ignore[misc,unused-ignore]
             )
         if not np.isin(is_fraud, (0, 1)).all():
             raise ValueError(f"{self.name}: a label must be 0 or 1")
-        if not (np.isfinite(weights) & (weights >= 0.0)).all():
-            raise ValueError(f"{self.name}: a weight must be a finite number from 0")
+        if not ((weights >= 0.0) & (weights <= WEIGHT_MAX)).all():
+            raise ValueError(f"{self.name}: a weight must be from 0 to {WEIGHT_MAX:.0f}")
 
 
 def to_float32(values: "np.ndarray[Any, np.dtype[Any]]") -> Float32s:

@@ -37,7 +37,7 @@ SERVING = ("metrics_host", "metrics_port")
 
 COMMANDS: dict[str, CommandEntry] = {
     "demo": CommandEntry(
-        "consumers.demo:demo", "Everything at once on this machine, live.", ("state_dir", *SCORING)
+        "stack.demo:demo", "Everything at once on this machine, live.", ("state_dir", *SCORING)
     ),
     "up": CommandEntry(
         "stack.commands:up", "Start embedded Kafka and Redis.", ("state_dir", "partitions")
@@ -47,7 +47,9 @@ COMMANDS: dict[str, CommandEntry] = {
     "topics": CommandEntry(
         "stack.commands:topics", "Create the topics on a Kafka.", ("kafka_servers", "partitions")
     ),
-    "simulate": CommandEntry("producers.commands:simulate_command", "Write simulated traffic to a file."),
+    "simulate": CommandEntry(
+        "producers.commands:simulate_command", "Write simulated traffic to a file."
+    ),
     "publish": CommandEntry(
         "producers.commands:publish_command", "Publish a file or simulated traffic.", CONNECTED
     ),

@@ -182,7 +182,9 @@ def _problem_of(message: str) -> Problem:
     if found := _WRONG.match(message):
         got = (found[2] or "another value").replace("`", "")
         return Problem("schema", found[3] or "$", found[1].replace("`", ""), got)
-    said, _, place = message.partition(" - at `")
+    # From the right: the value of an enumeration is quoted, and could hold anything.
+    said, _, place = message.rpartition(" - at `")
+    said = "another value" if message.startswith("Invalid enum value") else said or message
     return Problem("schema", place.rstrip("`") or "$", "a value of the documented form", said)
 
 
@@ -238,9 +240,8 @@ class TransactionDecoder:
         if isinstance(amount, Problem):
             return amount
         keys = [getattr(record, f"key{number}") for number in range(len(self._key_fields))]
-        for field, text in zip((self._schema.event_id, *self._key_fields), (record.id, *keys)):  # noqa: B905
-            if is_card_number(text):
-                return Problem("card_number", f"$.{field}", "a token", "a card number")
+        if problem := _card_number((self._schema.event_id, *self._key_fields), (record.id, *keys)):
+            return problem
         currency = record.currency if self._schema.currency else self._schema.currency_default
         return (record.id, time, amount, currency, *keys)
 
@@ -259,6 +260,7 @@ class LabelDecoder:
     """Decodes labels of events of one schema."""
 
     def __init__(self, schema: Schema) -> None:
+        self._id_fields = ("label_id", schema.event_id, schema.partition_key)
         self._decoder = _RecordDecoder(
             "Label",
             [
@@ -281,6 +283,9 @@ class LabelDecoder:
         time = _milliseconds(record.time, "label_time")
         if isinstance(time, Problem):
             return time
+        ids = (record.label_id, record.transaction_id, record.key)
+        if problem := _card_number(self._id_fields, ids):
+            return problem
         return Label(
             label_id=record.label_id,
             transaction_id=record.transaction_id,
@@ -297,6 +302,7 @@ class OutcomeDecoder:
     """Decodes outcomes of events of one schema."""
 
     def __init__(self, schema: Schema) -> None:
+        self._id_fields = (schema.event_id, schema.partition_key)
         self._decoder = _RecordDecoder(
             "Outcome",
             [
@@ -315,6 +321,8 @@ class OutcomeDecoder:
         time = _milliseconds(record.time, "outcome_time")
         if isinstance(time, Problem):
             return time
+        if problem := _card_number(self._id_fields, (record.transaction_id, record.key)):
+            return problem
         return Outcome(record.transaction_id, record.key, record.outcome, time)
 
 
@@ -339,7 +347,8 @@ def _milliseconds(time: datetime | int, field: str) -> int | Problem:
     milliseconds = (time - EPOCH) // MILLISECOND
     if EVENT_TIME_MS_MIN <= milliseconds <= EVENT_TIME_MS_MAX:
         return milliseconds
-    return Problem("schema", f"$.{field}", "a time of the years 2000 to 2100", str(time.year))
+    got = "an earlier one" if milliseconds < EVENT_TIME_MS_MIN else "a later one"
+    return Problem("schema", f"$.{field}", "a time of the years 2000 to 2100", got)
 
 
 def minor_units(amount: str | float, digits: int, *, place: str) -> int | Problem:
@@ -364,6 +373,15 @@ def minor_units(amount: str | float, digits: int, *, place: str) -> int | Proble
 
 
 CARD_NUMBER_DIGITS = range(13, 20)
+# Cards are printed with 4-4-4-4-3 digits at most; a bound keeps the search linear.
+CARD_NUMBER_GROUPS_MAX = 5
+
+
+def _card_number(fields: Sequence[str], ids: Sequence[str]) -> Problem | None:
+    for field, text in zip(fields, ids):  # noqa: B905 - strict costs time for every event
+        if is_card_number(text):
+            return Problem("card_number", f"$.{field}", "a token", "a card number")
+    return None
 
 
 def is_card_number(text: str) -> bool:
@@ -379,7 +397,9 @@ def is_card_number(text: str) -> bool:
     return text[0] in "23456" and sum(value - 9 * (value > 9) for value in doubled) % 10 == 0  # noqa: PLR2004
 
 
-_DIGITS = re.compile(rb"(?<![0-9])[2-6](?:[ -]?[0-9]){12,18}(?![0-9])")
+# Groups of digits, one blank or hyphen apart; a card number may be any of them, or some in a row.
+_GROUPS = re.compile(rb"[0-9]+(?:[ -][0-9]+)*")
+_GROUP = re.compile(rb"[0-9]+")
 
 
 def mask_card_numbers(value: bytes) -> bytes:
@@ -388,10 +408,17 @@ def mask_card_numbers(value: bytes) -> bytes:
     >>> mask_card_numbers(b'{"pan":"4111 1111 1111 1111","n":"4111111111111112"}')
     b'{"pan":"**** **** **** ****","n":"4111111111111112"}'
     """
-    return _DIGITS.sub(_masked, value)
+    return _GROUPS.sub(_masked, value)
 
 
 def _masked(found: re.Match[bytes]) -> bytes:
-    text = found[0]
-    digits = text.translate(None, b" -").decode("ascii")
-    return re.sub(rb"[0-9]", b"*", text) if is_card_number(digits) else text
+    masked = bytearray(found[0])
+    groups = list(_GROUP.finditer(found[0]))
+    for place, first in enumerate(groups):
+        digits = ""
+        for last in groups[place : place + CARD_NUMBER_GROUPS_MAX]:
+            digits += last[0].decode("ascii")
+            if is_card_number(digits):
+                span = slice(first.start(), last.end())
+                masked[span] = _GROUP.sub(lambda group: b"*" * len(group[0]), found[0][span])
+    return bytes(masked)

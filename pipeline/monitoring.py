@@ -324,9 +324,11 @@ class Monitor:
 def _by_model(examples: Sequence[TrainingExample]) -> Mapping[str, _Scores]:
     models: defaultdict[str, _Scores] = defaultdict(_Scores)
     for row, example in enumerate(examples):
-        given = {model_name(version): score for version, score in example.challengers.items()}
-        # After a rollback another version of the champion may watch: the deciding one is judged.
-        given[model_name(example.model_version)] = example.score
+        # First, so that it has its window; and alone under its name, since after a rollback
+        # another version of it may watch.
+        given = {model_name(example.model_version): example.score}
+        for version, score in example.challengers.items():
+            given.setdefault(model_name(version), score)
         for name, score in given.items():
             said = models[name]
             said.rows.append(row)

@@ -12,6 +12,7 @@ pipeline.errors.SettingError: unknown setting 'partition' (did you mean 'partiti
 """
 
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -74,6 +75,10 @@ class Settings:
         for name in ("partitions", "batch_events_max", "feedback_limit", "models_kept"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} must be at least 1 (got {getattr(self, name)})")
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if isinstance(value, float) and not 0.0 <= value < math.inf:
+                raise SettingError(f"{setting.name} must be a number from 0 on (got {value})")
 
     @property
     def challenger_names(self) -> tuple[str, ...]:
@@ -119,6 +124,10 @@ def _converted(name: str, value: object) -> Any:
         raise SettingError(f"unknown setting {name!r}{hint}")
     wanted: type[Any] = type(_KNOWN[name].default)
     try:
-        return wanted(value)
-    except (TypeError, ValueError) as error:
+        converted = wanted(value)
+    except (TypeError, ValueError, OverflowError) as error:
         raise SettingError(f"{name} must be {wanted.__name__} (got {value!r})") from error
+    # Text is read as the type that is wanted; a value of the settings file must be one already.
+    if not isinstance(value, str) and (isinstance(value, bool) or converted != value):
+        raise SettingError(f"{name} must be {wanted.__name__} (got {value!r})")
+    return converted

@@ -11,6 +11,7 @@ acknowledged by the broker; anything else is counted as failed, and ends the run
 0.0
 """
 
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +37,7 @@ BATCH_BYTES = 1024 * 1024
 # A broker that is away for longer than this fails the records in flight and so ends the run.
 DELIVERY_SECONDS_MAX = 60.0
 CONNECT_SECONDS_MAX = 10.0
+CONNECT_POLL_SECONDS = 0.1
 # Beyond this a topic's oldest record is waited for: about 20 MB of records and futures.
 IN_FLIGHT_MAX = 20_000
 # The partition of so many keys is remembered, about 20 MB.
@@ -171,6 +173,7 @@ def publish(
 
 @contextmanager
 def _connected(servers: str, linger_ms: int) -> Iterator[Any]:
+    _wait_for_any(servers)
     try:
         producer = KafkaProducer(
             bootstrap_servers=servers.split(","),
@@ -187,13 +190,42 @@ def _connected(servers: str, linger_ms: int) -> Iterator[Any]:
             metrics_enabled=False,
         )
     except KafkaError as error:
-        raise SettingError(
-            f"no Kafka broker answers at {servers}: start it (fraudstream up), or set kafka_servers"
-        ) from error
+        raise _nobody(servers) from error
     try:
         yield producer
     finally:
         producer.close(timeout=CONNECT_SECONDS_MAX)
+
+
+def _wait_for_any(servers: str) -> None:
+    """Wait until one of the servers takes connections: the client, left alone, leaks its own."""
+    deadline = time.monotonic() + CONNECT_SECONDS_MAX
+    places = [_host_and_port(server) for server in servers.split(",")]
+    while not any(_takes_connections(place) for place in places):
+        if time.monotonic() > deadline:
+            raise _nobody(servers)
+        time.sleep(CONNECT_POLL_SECONDS)
+
+
+def _host_and_port(server: str) -> tuple[str, int]:
+    host, _, port = server.strip().rpartition(":")
+    if not host or not (port.isascii() and port.isdigit()):
+        raise SettingError(f"kafka_servers must be host:port,host:port (got {server!r})")
+    return host.strip("[]"), int(port)
+
+
+def _takes_connections(place: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(place, timeout=CONNECT_SECONDS_MAX).close()
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def _nobody(servers: str) -> SettingError:
+    return SettingError(
+        f"no Kafka broker answers at {servers}: start it (fraudstream up), or set kafka_servers"
+    )
 
 
 def _partitions(producer: Any, servers: str) -> int:

@@ -22,22 +22,25 @@ from datetime import UTC, date, datetime
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree  # type: ignore[import-untyped]
 
 from pipeline.errors import SettingError
 from producers.batch import EventBatch
+from producers.population import (
+    MEAN_DAILY_TRANSACTIONS_MAX,
+    Floats,
+    Integers,
+    Population,
+    Random,
+)
 
 CURRENCY = "EUR"
 MINOR_UNITS = 100
 DAY_SECONDS = 86_400
 HOUR_SECONDS = 3_600
-SQUARE_SIDE = 100.0
 # Day and number together stay below the 13 digits at which an id could be read as a card number.
 DAYS_MAX = 9_999
 POPULATION_MAX = 20_000_000
 
-MEAN_AMOUNT_RANGE = (5.0, 100.0)
-MEAN_DAILY_TRANSACTIONS_MAX = 4.0
 TIME_OF_DAY_SECONDS_MEAN = DAY_SECONDS / 2
 TIME_OF_DAY_SECONDS_DEVIATION = 20_000.0
 # The share of that normal distribution that falls within the day.
@@ -55,16 +58,6 @@ STOLEN_AMOUNT_FACTOR = 5
 BURST_CARDS = 300
 BURST_AMOUNT_MINOR_MAX = 200
 BURST_ZERO_SHARE = 0.3
-
-# Cells a side at most: a tiny radius must not make the map larger than the population.
-CELLS_A_SIDE_MAX = 1_000
-# A draw is refused about two times in three, so that after so many the nearest terminal, which is
-# in reach as well, is taken in fewer than one case in a million.
-DRAWS_MAX = 64
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Random = np.random.Generator
 
 _POPULATION, _TRAFFIC, _TERMINALS, _CARDS, _BURSTS = range(5)
 
@@ -141,7 +134,9 @@ class SimulatorOptions:
 
 def simulate(options: SimulatorOptions) -> Iterator[EventBatch]:
     """Give one batch a day, in event-time order; the same options give the same bits."""
-    world = _World.of(options)
+    world = Population.of(
+        _random(options.seed, _POPULATION), options.customers, options.terminals, options.radius
+    )
     for day in range(options.first_day, options.first_day + options.days):
         yield _batch(world, day, _sorted(_day(world, options, day)), options)
 
@@ -167,114 +162,7 @@ class _Rows:
     scenario: NDArray[np.int8]
 
 
-@dataclass(frozen=True, slots=True)
-class _Map:
-    """Terminals by cell of a grid whose cells are no smaller than the radius.
-
-    The terminals in reach of a point are then in its cell and the eight around it. In the order
-    of cells these are three ranges; numbered through, `shift` takes a number to its place.
-    """
-
-    side: int
-    in_order: Integers
-    bounds: Integers
-    shift: Integers
-
-    @classmethod
-    def of(cls, places: Floats, radius: float) -> "_Map":
-        side = int(np.clip(SQUARE_SIDE / radius, 1, CELLS_A_SIDE_MAX))
-        cell = _cell(places, side)
-        in_order = np.argsort(cell, kind="stable")
-        first = np.searchsorted(cell[in_order], np.arange(side * side + 1))
-        row, column = np.divmod(np.arange(side * side), side)
-        starts, counts = [], []
-        for step in (-1, 0, 1):
-            line = row + step
-            inside = (line >= 0) & (line < side)
-            line = np.where(inside, line, 0) * side
-            start = first[line + np.maximum(column - 1, 0)]
-            stop = first[line + np.minimum(column + 1, side - 1) + 1]
-            starts.append(start)
-            counts.append(np.where(inside, stop - start, 0))
-        bounds = np.cumsum(np.stack(counts, axis=1), axis=1)
-        shift = np.stack(starts, axis=1) - (bounds - np.stack(counts, axis=1))
-        return cls(side, in_order, bounds, shift)
-
-    def draw(self, random: Random, cell: Integers) -> Integers:
-        """Draw a terminal for each cell, evenly from the cell and those around it."""
-        bounds = self.bounds[cell]
-        number = (random.random(len(cell)) * bounds[:, 2]).astype(np.int64)
-        which = (number >= bounds[:, 0]).astype(np.int64) + (number >= bounds[:, 1])
-        drawn: Integers = self.in_order[number + self.shift[cell, which]]
-        return drawn
-
-
-def _cell(places: Floats, side: int) -> Integers:
-    steps = np.minimum((places * (side / SQUARE_SIDE)).astype(np.int64), side - 1)
-    cell: Integers = steps[:, 1] * side + steps[:, 0]
-    return cell
-
-
-@dataclass(frozen=True, slots=True)
-class _World:
-    """The population: who lives and who sells where, and what is usual for each customer."""
-
-    place: Floats
-    mean_amount: Floats
-    mean_daily: Floats
-    terminal_place: Floats
-    nearest: Integers
-    has_choice: NDArray[np.bool_]
-    cell: Integers
-    map: _Map
-    radius: float
-    card_names: NDArray[np.object_]
-    terminal_names: NDArray[np.object_]
-
-    @classmethod
-    def of(cls, options: SimulatorOptions) -> "_World":
-        random = _random(options.seed, _POPULATION)
-        place = random.uniform(0, SQUARE_SIDE, (options.customers, 2))
-        mean_amount = random.uniform(*MEAN_AMOUNT_RANGE, options.customers)
-        mean_daily = random.uniform(0, MEAN_DAILY_TRANSACTIONS_MAX, options.customers)
-        terminal_place = random.uniform(0, SQUARE_SIDE, (options.terminals, 2))
-        distance, nearest = KDTree(terminal_place).query(place)
-        terminals = _Map.of(terminal_place, options.radius)
-        return cls(
-            place=place,
-            mean_amount=mean_amount,
-            mean_daily=mean_daily,
-            terminal_place=terminal_place,
-            nearest=nearest.astype(np.int64),
-            has_choice=distance <= options.radius,
-            cell=_cell(place, terminals.side),
-            map=terminals,
-            radius=options.radius,
-            card_names=_names("c", options.customers),
-            terminal_names=_names("m", options.terminals),
-        )
-
-    def terminals_of(self, random: Random, customer: Integers) -> Integers:
-        """Choose a terminal for each, evenly among those in reach; the nearest if there is none."""
-        chosen = self.nearest[customer]
-        waiting = np.flatnonzero(self.has_choice[customer])
-        for _ in range(DRAWS_MAX):
-            who = customer[waiting]
-            drawn = self.map.draw(random, self.cell[who])
-            apart = self.terminal_place[drawn] - self.place[who]
-            in_reach = (apart * apart).sum(axis=1) <= self.radius * self.radius
-            chosen[waiting[in_reach]] = drawn[in_reach]
-            waiting = waiting[~in_reach]
-            if not len(waiting):
-                break
-        return chosen
-
-
-def _names(prefix: str, count: int) -> NDArray[np.object_]:
-    return np.array([f"{prefix}{number}" for number in range(count)], dtype=object)
-
-
-def _day(world: _World, options: SimulatorOptions, day: int) -> _Rows:
+def _day(world: Population, options: SimulatorOptions, day: int) -> _Rows:
     random = _random(options.seed, _TRAFFIC, day)
     drift = options.drift if options.drift and day >= options.drift.day else None
     seconds, customer = _visits(random, world)
@@ -291,7 +179,7 @@ def _day(world: _World, options: SimulatorOptions, day: int) -> _Rows:
     return _joined([usual, *_bursts(options, day)])
 
 
-def _visits(random: Random, world: _World) -> tuple[Floats, Integers]:
+def _visits(random: Random, world: Population) -> tuple[Floats, Integers]:
     count = random.poisson(world.mean_daily)
     customer = np.repeat(np.arange(len(count)), count)
     seconds = random.normal(TIME_OF_DAY_SECONDS_MEAN, TIME_OF_DAY_SECONDS_DEVIATION, len(customer))
@@ -398,7 +286,7 @@ def _sorted(rows: _Rows) -> _Rows:
     return _Rows(*(getattr(rows, name)[order] for name in _Rows.__dataclass_fields__))
 
 
-def _batch(world: _World, day: int, rows: _Rows, options: SimulatorOptions) -> EventBatch:
+def _batch(world: Population, day: int, rows: _Rows, options: SimulatorOptions) -> EventBatch:
     start = datetime(options.start.year, options.start.month, options.start.day, tzinfo=UTC)
     midnight_ms = (int(start.timestamp()) + day * DAY_SECONDS) * 1_000
     count = len(rows.seconds)

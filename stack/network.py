@@ -4,6 +4,8 @@ import random
 import socket
 from collections.abc import Iterator
 
+from pipeline.errors import StackError
+
 LOOPBACK = "127.0.0.1"
 CONNECT_SECONDS_MAX = 1.0
 # Below the range that systems take for outgoing connections, or one of those could take the port
@@ -15,7 +17,8 @@ PORT_ATTEMPTS = 200
 def free_port(preferred: int | None = None) -> int:
     """Give a port of the loopback address that nobody uses: the preferred one if possible."""
     found = next((port for port in _candidates(preferred) if _is_free(port)), None)
-    assert found is not None, f"{PORT_ATTEMPTS} ports of {PORTS} are taken"
+    if found is None:
+        raise StackError(f"no free port: {PORT_ATTEMPTS} tried from {PORTS.start} to {PORTS.stop}")
     return found
 
 

@@ -11,7 +11,7 @@ Write it under another ending first and rename it, so that no half file is read.
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from stack.launch import Launch
@@ -56,7 +56,7 @@ def prepare_prometheus(folder: Path, ports: Mapping[str, int]) -> Launch | None:
         ],
         folder=folder,
         log=folder / "prometheus.log",
-        is_ready=_answers(port),
+        is_ready=lambda: listens(port),
     )
 
 
@@ -70,7 +70,3 @@ def _version(binary: str) -> str:
     )
     found = re.search(r"version (\d+\.\d+\.\d+)", done.stdout + done.stderr)
     return found[1] if found else "unknown"
-
-
-def _answers(port: int) -> Callable[[], bool]:
-    return lambda: listens(port)

@@ -221,8 +221,12 @@ class Stack:
 
     def _stop(self, names: set[str]) -> list[str]:
         record = _read(self._state_dir)
-        stop(server.identity for name, server in record.servers.items() if name in names)
-        for name in names & set(self._started):
+        recorded = {each.identity for name, each in record.servers.items() if name in names}
+        own = names & set(self._started)
+        # An interrupt may have come between a start and its record.
+        children = [identify(self._started[name].process.pid) for name in own]
+        stop(recorded.union(child for child in children if child is not None))
+        for name in own:
             self._started.pop(name).release()
         left = {name: server for name, server in record.alive().items() if name not in names}
         _write(self._state_dir, _Record(servers=left, ports=record.ports))

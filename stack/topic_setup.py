@@ -7,11 +7,8 @@ partitions is refused, since it would send a card's records elsewhere than its h
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kafka.admin import KafkaAdminClient  # type: ignore[import-untyped]
-from kafka.errors import (  # type: ignore[import-untyped]
-    KafkaError,
-    TopicAlreadyExistsError,
-)
+from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from pipeline.errors import StackError
 from pipeline.settings import Settings

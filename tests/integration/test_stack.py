@@ -3,9 +3,11 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +28,9 @@ from tests.resetting import reset
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
+
+HAS_PROMETHEUS = shutil.which("prometheus") is not None
+SERVERS = ["kafka", "prometheus", "redis"] if HAS_PROMETHEUS else ["kafka", "redis"]
 
 CRASHING_PARENT = """
 import sys, time
@@ -62,6 +67,10 @@ def folder_of(process: psutil.Process) -> str:
         return ""
 
 
+def state_dir_of(stack: Endpoints) -> Path:
+    return Path(stack.redis_url.removeprefix("unix://")).parent.parent
+
+
 @pytest.fixture
 def detached(tmp_path: Path) -> Iterator[Stack]:
     stack = Stack(Settings(state_dir=str(tmp_path)), attached=False, say=quiet)
@@ -85,7 +94,7 @@ def test_data_and_addresses_survive_down_and_up(detached: Stack) -> None:
     with redis.from_url(first.redis_url) as client:
         client.set("key", "kept")
 
-    assert detached.down() == ["kafka", "redis"]
+    assert detached.down() == SERVERS
     second = detached.up()
 
     assert second == first
@@ -114,18 +123,18 @@ def test_a_killed_server_is_started_again_with_its_data(detached: Stack, tmp_pat
 def test_down_leaves_no_process_and_says_so(detached: Stack, tmp_path: Path) -> None:
     detached.up()
 
-    assert detached.down() == ["kafka", "redis"]
+    assert detached.down() == SERVERS
     assert processes_of(tmp_path) == []
     assert find_endpoints(tmp_path) is None
-    assert [server.running for server in detached.status()] == [False, False]
+    assert not any(server.running for server in detached.status())
     assert detached.down() == []
 
 
 def test_status_describes_each_server(stack: Endpoints) -> None:
-    state_dir = Path(stack.redis_url.removeprefix("unix://")).parent.parent
+    state_dir = state_dir_of(stack)
     here = Stack(Settings(state_dir=str(state_dir)), attached=True, say=quiet)
 
-    kafka, store = here.status()[:2]
+    kafka, store, *_ = here.status()
 
     assert (kafka.name, kafka.running, kafka.address) == ("kafka", True, stack.kafka_servers)
     assert kafka.version == "4.1.0"
@@ -142,7 +151,7 @@ def test_a_killed_parent_leaves_no_orphan(tmp_path: Path) -> None:
     assert parent.stdout is not None
     with parent.stdout:
         assert parent.stdout.readline() == b"up\n"
-        assert len(processes_of(tmp_path)) == 4, "two servers and their guards"
+        assert len(processes_of(tmp_path)) == 2 * len(SERVERS), "each server has its guard"
 
         parent.kill()
         parent.wait()
@@ -158,7 +167,7 @@ def test_an_attached_stack_leaves_servers_that_it_did_not_start(
     with Stack(Settings(state_dir=str(tmp_path)), attached=True, say=quiet) as found:
         assert found == endpoints
 
-    assert [server.running for server in detached.status()] == [True, True]
+    assert all(server.running for server in detached.status())
 
 
 def test_a_process_that_inherited_an_id_is_neither_trusted_nor_killed(tmp_path: Path) -> None:
@@ -232,6 +241,23 @@ def test_redis_keeps_all_it_acknowledges_and_hears_no_network(stack: Endpoints) 
     assert (config["appendonly"], config["appendfsync"]) == ("yes", "always")
     assert (config["aof-load-truncated"], config["no-appendfsync-on-rewrite"]) == ("yes", "no")
     assert config["maxmemory-policy"] == "noeviction"
+
+
+@pytest.mark.skipif(not HAS_PROMETHEUS, reason="prometheus is not installed here")
+def test_prometheus_finds_the_targets_that_processes_write(stack: Endpoints) -> None:
+    assert stack.prometheus_url is not None
+    host = stack.prometheus_url.removeprefix("http://")
+    folder = state_dir_of(stack) / "metrics"
+    partial = folder / "worker-1.partial"
+    partial.write_text(json.dumps([{"targets": [host], "labels": {"job": "worker"}}]))
+    partial.rename(folder / "worker-1.json")
+
+    def is_up() -> bool:
+        with urllib.request.urlopen(f"{stack.prometheus_url}/api/v1/targets") as answer:
+            targets = json.load(answer)["data"]["activeTargets"]
+        return [(each["labels"]["job"], each["health"]) for each in targets] == [("worker", "up")]
+
+    wait_until(is_up, "the target is scraped")
 
 
 def test_topics_have_the_settings_of_the_table(settings: Settings) -> None:

@@ -1,0 +1,132 @@
+"""FTRL-proximal over coordinates: the arithmetic of the additive model.
+
+An event is a list of coordinates, each of which has a weight; what stands behind one (a bin of a
+feature, or of two) is known elsewhere. Everything is done in the order written, event by event.
+
+References
+----------
+McMahan et al., Ad Click Prediction: a View from the Trenches, KDD 2013.
+
+>>> cells = np.zeros((3, CELL_SIZE))
+>>> rates = np.array([0.5, 1.0, 0.0, 1.0, -4.6])
+>>> seen = np.array([[1], [2], [1]], dtype=np.int32)
+>>> learn_rows(seen, np.array([1, 0, 1], dtype=np.int8), np.ones(3), cells, rates).round(3)
+array([0.01 , 0.012, 0.015])
+>>> cells[:, COUNT]
+array([3., 1., 2.])
+"""
+
+import math
+
+import numpy as np
+
+from models.compiled import Floats, Int8s, Int32s, kernel
+from models.contract import score_of
+
+# What is kept of a coordinate, a row of `cells`: the two sums of FTRL-proximal, the weight that
+# follows from them, and how many examples had this coordinate.
+Z, SQUARES, WEIGHT, COUNT, CELL_SIZE = range(5)
+BIAS = 0
+
+# Places of the constructor's numbers in the array that the kernels read.
+ALPHA, BETA, L1, L2, PRIOR_LOGIT = range(5)
+
+
+@kernel
+def weight_of(z: float, squares: float, rates: Floats) -> float:
+    """Give a coordinate's weight (McMahan et al., algorithm 1)."""
+    if abs(z) <= rates[L1]:
+        return 0.0
+    rate: float = (rates[BETA] + math.sqrt(squares)) / rates[ALPHA] + rates[L2]
+    return -(z - math.copysign(rates[L1], z)) / rate
+
+
+@kernel
+def logit_of(coordinates: Int32s, cells: Floats, rates: Floats) -> float:
+    """Give the log-odds of one event, summed in the order of its coordinates."""
+    logit: float = rates[PRIOR_LOGIT] + cells[BIAS, WEIGHT]
+    for coordinate in coordinates:
+        logit += cells[coordinate, WEIGHT]
+    return logit
+
+
+@kernel
+def update(coordinate: int, gradient: float, cells: Floats, rates: Floats) -> None:
+    """Move one coordinate by FTRL-proximal; its step shrinks as its own gradients add up."""
+    squares = cells[coordinate, SQUARES] + gradient * gradient
+    sigma = (math.sqrt(squares) - math.sqrt(cells[coordinate, SQUARES])) / rates[ALPHA]
+    cells[coordinate, Z] += gradient - sigma * cells[coordinate, WEIGHT]
+    cells[coordinate, SQUARES] = squares
+    cells[coordinate, WEIGHT] = weight_of(cells[coordinate, Z], squares, rates)
+    cells[coordinate, COUNT] += 1.0
+
+
+@kernel
+def learn_rows(
+    coordinates: Int32s, is_fraud: Int8s, weights: Floats, cells: Floats, rates: Floats
+) -> Floats:
+    """Score, then learn, row by row; give the scores."""
+    rows = len(coordinates)
+    scores = np.empty(rows)
+    for row in range(rows):
+        scores[row] = score_of(logit_of(coordinates[row], cells, rates))
+        gradient = weights[row] * (scores[row] - is_fraud[row])
+        update(BIAS, gradient, cells, rates)
+        for coordinate in coordinates[row]:
+            update(coordinate, gradient, cells, rates)
+    return scores
+
+
+@kernel
+def score_rows(
+    coordinates: Int32s, centres: Floats, cells: Floats, rates: Floats
+) -> tuple[Floats, Floats]:
+    """Give the scores, and each column's contribution less what is usual for the column."""
+    rows, columns = coordinates.shape
+    scores = np.empty(rows)
+    contributions = np.empty((rows, columns))
+    for row in range(rows):
+        scores[row] = score_of(logit_of(coordinates[row], cells, rates))
+        for column in range(columns):
+            weight = cells[coordinates[row, column], WEIGHT]
+            contributions[row, column] = weight - centres[column]
+    return scores, contributions
+
+
+@kernel
+def centres_of(columns: int, cells: Floats) -> Floats:
+    """Give each column's mean weight over the examples learned; all have as many bins."""
+    centres = np.zeros(columns)
+    bins = (len(cells) - 1) // max(1, columns)
+    for column in range(columns):
+        total = 0.0
+        count = 0.0
+        for coordinate in range(1 + column * bins, 1 + (column + 1) * bins):
+            total += cells[coordinate, COUNT] * cells[coordinate, WEIGHT]
+            count += cells[coordinate, COUNT]
+        if count > 0.0:
+            centres[column] = total / count
+    return centres
+
+
+@kernel
+def carry(old: Floats, shares: Floats, rates: Floats) -> Floats:
+    """Give one feature's cells for new bins, `shares[i, j]` of old bin i being in new bin j.
+
+    Counts and sums of squares are divided up; a weight becomes the mean over the examples, and
+    Z is set so that it gives this weight.
+    """
+    bins = len(old)
+    cells = np.zeros(old.shape)
+    for new in range(bins):
+        total = 0.0
+        for before in range(bins):
+            cells[new, SQUARES] += old[before, SQUARES] * shares[before, new]
+            cells[new, COUNT] += old[before, COUNT] * shares[before, new]
+            total += old[before, COUNT] * shares[before, new] * old[before, WEIGHT]
+        if cells[new, COUNT] > 0.0 and total != 0.0:
+            weight = total / cells[new, COUNT]
+            rate = (rates[BETA] + math.sqrt(cells[new, SQUARES])) / rates[ALPHA] + rates[L2]
+            cells[new, Z] = -weight * rate - math.copysign(rates[L1], weight)
+            cells[new, WEIGHT] = weight_of(cells[new, Z], cells[new, SQUARES], rates)
+    return cells

@@ -1,0 +1,38 @@
+"""Compile or load every kernel before the first event, so that no event waits for a compiler."""
+
+import numpy as np
+
+from models import make_model
+from pipeline.engine import Engine, Version
+from pipeline.events import Label, Transactions
+from pipeline.feedback import MemoryWaiting
+from pipeline.learner import Learner
+from pipeline.profiles import MemoryProfiles
+from pipeline.schema import Schema
+from pipeline.settings import Settings
+
+TIME_MS = 1_600_000_000_000
+
+
+def warm_up(schema: Schema, settings: Settings) -> None:
+    """Decide one made-up event and learn it, in memory, with the models of the settings."""
+    names = (settings.model, *settings.challenger_names)
+    waiting = MemoryWaiting(limit=1)
+    learned = Learner(schema, "", ())
+    engine = Engine(schema, settings, MemoryProfiles(schema, learned.profiles), waiting)
+    kernel = engine.kernel
+    models = [make_model(name, kernel.names) for name in names]
+    learner = Learner(schema, kernel.schema_hash, models)
+    champion, *challengers = (Version(model, 0) for model in models)
+    engine.adopt(champion, challengers)
+    event = Transactions(
+        transaction_id=["t"],
+        event_time_ms=np.array([TIME_MS]),
+        keys=tuple(["k"] for _ in schema.keyed),
+        amount_minor=np.array([100]),
+        currency=["EUR"],
+    )
+    waiting.add(engine.decide(event).records("", 0, [0]))
+    label = Label("l", "t", "k", True, "simulated", TIME_MS)
+    examples = [item.example(partition=0, training_seq=0) for item in engine.label([label])]
+    learner.learn(learner.fresh(examples))

@@ -1,0 +1,191 @@
+"""Columns of a file into columns of a batch, exactly or with an error that says where not.
+
+Each function takes one column of a chunk and gives what an `EventBatch` holds. Rows are counted
+from 1, without the header. Values of ids are never shown, since a card number may be among them.
+
+>>> amounts(Column("day.csv", "amount", 1, pd.Series(["9.50", "0"])), 2).tolist()
+[950, 0]
+>>> amounts(Column("day.csv", "amount", 1, pd.Series(["9.505"])), 2)
+Traceback (most recent call last):
+pipeline.errors.DataError: day.csv: row 1, column 'amount': expected an amount of ..., got '9.505'
+"""
+
+import re
+from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError
+from pipeline.events import (
+    AMOUNT_MINOR_MAX,
+    EVENT_TIME_MS_MAX,
+    EVENT_TIME_MS_MIN,
+    is_card_number,
+)
+from producers.batch import LABEL_UNKNOWN
+
+CATEGORY_NONE = "none"
+CATEGORY_LENGTH_MAX = 64
+
+# Milliseconds since 1970 passed this in March 1973; seconds will not before the year 5138.
+EPOCH_MS_PLAUSIBLE = 100_000_000_000
+# A float that stands for a decimal amount is this near to a whole minor unit, or is none.
+MINOR_TOLERANCE = 1e-6
+# Up to here, a float's own error at the scale of minor units is far below the tolerance.
+FLOAT_EXACT_MINOR_MAX = 100_000_000
+
+VERDICTS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0}
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_CURRENCY = re.compile(r"[A-Z]{3}")
+_DIGITS = re.compile(r"-?[0-9]{1,18}")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a chunk, with what is needed to say where something is wrong."""
+
+    file: str
+    name: str
+    first_row: int
+    values: "pd.Series[Any]"
+
+    def error(self, place: int, expected: str, got: str) -> DataError:
+        row = self.first_row + place
+        return DataError(
+            f"{self.file}: row {row:,}, column {self.name!r}: expected {expected}, got {got}"
+        )
+
+    def check(self, wrong: NDArray[np.bool_], expected: str, *, show: bool = True) -> None:
+        """Refuse the first row that is marked; `show` its value unless that may be a secret."""
+        if wrong.any():
+            place = int(np.argmax(wrong))
+            missing = bool(self.values.isna().iloc[place])
+            got = repr(str(self.values.iloc[place])[:40]) if show else "another text"
+            raise self.error(place, expected, "nothing" if missing else got)
+
+
+def _texts(values: "pd.Series[Any]") -> list[str]:
+    """Give values as text; those that are missing become empty."""
+    if pd.api.types.is_integer_dtype(values.dtype):
+        return [str(value) for value in values.tolist()]
+    missing = values.isna()
+    if missing.any():
+        values = values.astype(object).where(~missing, "")
+    return [value if type(value) is str else str(value) for value in values.tolist()]
+
+
+def ids(column: Column) -> list[str]:
+    texts = _texts(column.values)
+    matches = _ID.fullmatch
+    wrong = np.fromiter((matches(text) is None for text in texts), np.bool_, len(texts))
+    column.check(wrong, "an id of 1 to 64 letters, digits, - and _", show=False)
+    for place, text in enumerate(texts):
+        if is_card_number(text):
+            raise column.error(place, "a token", "a card number")
+    return texts
+
+
+def times(column: Column) -> NDArray[np.int64]:
+    column.check(column.values.isna().to_numpy(), "a time")
+    if pd.api.types.is_datetime64_any_dtype(column.values.dtype):
+        times = _milliseconds(column.values)
+    elif pd.api.types.is_integer_dtype(column.values.dtype):
+        times = _plausible(column, column.values.to_numpy(dtype=np.int64))
+    else:
+        times = _times_of_text(column)
+    wrong = (times < EVENT_TIME_MS_MIN) | (times > EVENT_TIME_MS_MAX)
+    column.check(wrong, "a time of the years 2000 to 2100")
+    return times
+
+
+def _milliseconds(moments: "pd.Series[Any]") -> NDArray[np.int64]:
+    if isinstance(moments.dtype, pd.DatetimeTZDtype):
+        moments = moments.dt.tz_convert("UTC").dt.tz_localize(None)
+    return moments.to_numpy(dtype="datetime64[ms]").astype(np.int64)
+
+
+def _times_of_text(column: Column) -> NDArray[np.int64]:
+    texts = column.values.astype(str)
+    if _DIGITS.fullmatch(texts.iloc[0]):
+        wrong = [_DIGITS.fullmatch(text) is None for text in texts]
+        column.check(np.array(wrong), "whole milliseconds since 1970, as in the row before")
+        return _plausible(column, np.asarray(texts.astype(np.int64), dtype=np.int64))
+    moments = pd.to_datetime(texts, format="ISO8601", utc=True, errors="coerce")
+    column.check(moments.isna().to_numpy(), "a time as RFC 3339, such as 2026-11-01T12:00:00Z")
+    return _milliseconds(moments)
+
+
+def _plausible(column: Column, times: NDArray[np.int64]) -> NDArray[np.int64]:
+    if (np.abs(times) < EPOCH_MS_PLAUSIBLE).all():
+        raise column.error(
+            0,
+            "whole milliseconds since 1970",
+            f"{times[0]} (all below 10^11: seconds? multiply them by 1000)",
+        )
+    return times
+
+
+def amounts(column: Column, digits: int) -> NDArray[np.int64]:
+    """Turn amounts into minor units: by floats where they cannot err, else digit by digit."""
+    values = column.values
+    scaled = np.asarray(pd.to_numeric(values, errors="coerce"), dtype=np.float64) * 10.0**digits
+    nearest = np.rint(scaled)
+    # Half of the tolerance leaves the other half to the float's own error. A float of 32 bits is
+    # too coarse: its shortest decimal is the number that was written.
+    with np.errstate(invalid="ignore"):
+        certain = np.abs(scaled - nearest) <= MINOR_TOLERANCE / 2
+        certain &= (nearest >= 0) & (nearest <= FLOAT_EXACT_MINOR_MAX)
+    certain &= ~np.signbit(scaled) | (scaled == 0)
+    certain &= values.dtype != np.float32
+    amounts = np.where(certain, nearest, 0).astype(np.int64)
+    for place in np.flatnonzero(~certain):
+        amounts[place] = _exact(column, int(place), digits)
+    return amounts
+
+
+def _exact(column: Column, place: int, digits: int) -> int:
+    limit = f"{Decimal(AMOUNT_MINOR_MAX).scaleb(-digits):,}"
+    expected = f"an amount of 0 to {limit} with at most {digits} decimal places"
+    text = str(column.values.iloc[place])
+    try:
+        scaled = Decimal(text).scaleb(digits)
+    except InvalidOperation:
+        scaled = Decimal("NaN")
+    if scaled.is_finite() and 0 <= scaled <= AMOUNT_MINOR_MAX:
+        whole = scaled.to_integral_value(ROUND_HALF_EVEN)
+        if abs(scaled - whole) <= Decimal(str(MINOR_TOLERANCE)):
+            return int(whole)
+    missing = bool(column.values.isna().iloc[place])
+    raise column.error(place, expected, "nothing" if missing else repr(text[:40]))
+
+
+def currencies(column: Column, default: str) -> list[str]:
+    texts = [text or default for text in _texts(column.values)]
+    good = {text for text in set(texts) if _CURRENCY.fullmatch(text)}
+    column.check(np.array([text not in good for text in texts]), "a currency code such as EUR")
+    return texts
+
+
+def categories(column: Column) -> list[str]:
+    texts = [text or CATEGORY_NONE for text in _texts(column.values)]
+    wrong = np.array([len(text) > CATEGORY_LENGTH_MAX for text in texts])
+    column.check(wrong, f"a text of at most {CATEGORY_LENGTH_MAX} characters")
+    return texts
+
+
+def labels(column: Column) -> NDArray[np.int8]:
+    texts = [text.lower() for text in _texts(column.values)]
+    labels = {text: VERDICTS.get(text, LABEL_UNKNOWN) for text in set(texts)}
+    wrong = np.array([bool(text) and text not in VERDICTS for text in texts])
+    column.check(wrong, "a label of 0 or 1 (or false or true, or nothing)")
+    return np.fromiter((labels[text] for text in texts), np.int8, len(texts))
+
+
+def scenarios(column: Column) -> NDArray[np.int8]:
+    numbers = pd.to_numeric(column.values, errors="coerce").to_numpy(dtype=np.float64)
+    return np.where((numbers >= 0) & (numbers <= np.iinfo(np.int8).max), numbers, 0).astype(np.int8)
