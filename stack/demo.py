@@ -6,7 +6,6 @@ The monitor and the publisher run in threads here, so that the view reads their 
 
 import json
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,26 +22,25 @@ from pipeline.durations import parse_duration
 from pipeline.errors import StackError
 from pipeline.metrics import TARGETS_FOLDER
 from pipeline.schema import load_schema
-from pipeline.settings import SETTINGS, Settings
+from pipeline.settings import Settings
 from producers.feed import LabelOptions, limited
 from producers.publisher import Pace, Progress, Watch, publish
 from producers.simulator import SimulatorOptions, simulate
 from stack.demo_view import DemoState, live_view, summary
-from stack.processes import Started, identify, start, stop
 from stack.servers import Endpoints, Stack, find_endpoints
+from stack.services import services
 
 # A small world: some 1,900 transactions a day, so that weeks pass in a minute.
 CUSTOMERS = 1_000
 TERMINALS = 2_000
 EVENTS_A_DAY = 1_900
+SCHEMA = "card"
 LABEL_DELAY = "7d"
 QUALITY_WINDOW_EVENTS = 10_000
 # How long the last decisions and labels may take after the last event was published.
 DRAIN_SECONDS_MAX = 60.0
 READY_SECONDS_MAX = 60.0
 REFRESH_SECONDS = 0.5
-# Ends by itself and imports nothing of this project before it is asked to.
-PROGRAM = "from pipeline.cli import main; main()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ def demo(events: int, rate: float, seed: int) -> None:
     settings = replace(
         settings,
         state_dir=str(state_dir),
-        schema="card",
+        schema=SCHEMA,
         kafka_servers="",
         redis_url="",
         metrics_port=0,
@@ -93,11 +91,11 @@ def _say(line: str) -> None:
 def _run(settings: Settings, options: DemoOptions, state: DemoState) -> None:
     with ExitStack() as running:
         endpoints = running.enter_context(Stack(settings, attached=True, say=_say))
-        running.enter_context(_processes(settings, endpoints))
+        running.enter_context(services(("worker", "trainer"), settings, endpoints, _say))
         monitor = running.enter_context(_monitor(settings, endpoints))
         state.addresses = _addresses(settings, endpoints)
         queue = ReviewQueue(
-            Redis.from_url(endpoints.redis_url), load_schema("card"), settings.partitions
+            Redis.from_url(endpoints.redis_url), load_schema(SCHEMA), settings.partitions
         )
         publisher = running.enter_context(_publisher(options, endpoints, state))
         with live_view(state) as refresh:
@@ -115,43 +113,6 @@ def _is_done(state: DemoState, publisher: threading.Thread) -> bool:
     if state.is_complete:
         return True
     return time.monotonic() - state.published_at > DRAIN_SECONDS_MAX
-
-
-@contextmanager
-def _processes(settings: Settings, endpoints: Endpoints) -> Iterator[None]:
-    """Run a worker and a trainer for the length of the block."""
-    folder = Path(settings.state_dir)
-    flags = _flags(settings, endpoints)
-    started: list[tuple[str, Started]] = []
-    try:
-        for name in ("worker", "trainer"):
-            _say(f"{name}: starting")
-            command = [sys.executable, "-c", PROGRAM, name, *flags]
-            log = folder / f"{name}.log"
-            started.append((name, start(command, folder=folder, log=log, attached=True)))
-        for name, process in started:
-            _wait_until_ready(name, process)
-        yield
-    finally:
-        stop(found for _, item in started if (found := identify(item.process.pid)))
-        for _, process in started:
-            process.release()
-
-
-def _flags(settings: Settings, endpoints: Endpoints) -> list[str]:
-    """Hand the settings on as flags."""
-    given = {item.name: str(getattr(settings, item.name)) for item in SETTINGS}
-    given |= {"kafka_servers": endpoints.kafka_servers, "redis_url": endpoints.redis_url}
-    return [f"--{name.replace('_', '-')}={text}" for name, text in given.items() if text]
-
-
-def _wait_until_ready(name: str, process: Started) -> None:
-    deadline = time.monotonic() + READY_SECONDS_MAX
-    while "ready" not in process.log.read_text(encoding="utf-8", errors="replace"):
-        failure = process.failure()
-        if failure or time.monotonic() > deadline:
-            raise StackError(f"{name} {failure or 'did not become ready'}: see {process.log}")
-        time.sleep(0.05)
 
 
 @contextmanager
@@ -189,7 +150,7 @@ def _publisher(
     def run() -> None:
         state.published = publish(
             limited(simulate(world), options.events),
-            load_schema("card"),
+            load_schema(SCHEMA),
             endpoints.kafka_servers,
             pace=Pace(rate=options.rate),
             labels=labels,
