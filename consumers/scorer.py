@@ -1,7 +1,10 @@
 """The scorer of one partition of `transactions`: decode, load profiles, decide, commit, publish."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
 
 from consumers.dead_letters import InputRecord, dead_letter
 from consumers.model_feed import ModelFeed
@@ -11,8 +14,9 @@ from consumers.timing import timed
 from pipeline.commit import Change, Input, OutboxRecord, Publish
 from pipeline.counts import WorkerCounts
 from pipeline.engine import Decisions, Engine
-from pipeline.events import Rejected, TransactionDecoder
+from pipeline.events import Problem, Rejected, TransactionDecoder, Transactions
 from pipeline.feedback import MemoryWaiting
+from pipeline.partitioner import partition_of
 from pipeline.policy import REVIEW
 from pipeline.records import ACTIONS, DecisionRecord, encode_record
 from pipeline.schema import Schema
@@ -20,6 +24,8 @@ from pipeline.settings import Settings
 from pipeline.topics import DECISIONS, TRANSACTIONS
 
 STAGE = "decode"
+# The partition of so many keys is remembered, about 20 MB.
+KEYS_REMEMBERED_MAX = 131_072
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,9 @@ class Scorer:
         name = f"{TRANSACTIONS}:{partition}"
         self._input = Input(parts.store, parts.publish, name=name, owner=parts.owner)
         self._watermark_ms = 0
+        self._place = lru_cache(maxsize=KEYS_REMEMBERED_MAX)(
+            _place_among(parts.settings.partitions)
+        )
 
     async def recover(self) -> int | None:
         """Take over from the last owner; gives the offset to read from, `None` at first."""
@@ -60,7 +69,8 @@ class Scorer:
         """Decide records that follow each other; `False` if another owner was before us."""
         counts = self._parts.counts
         with timed(counts, "decode"):
-            batch, rows, rejected = self._decoder.decode([record.value for record in records])
+            decoded = self._decoder.decode([record.value for record in records])
+            batch, rows, rejected = self._placed(*decoded)
         with timed(counts, "read"):
             await self._profiles.load(batch)
         with timed(counts, "decide"):
@@ -89,6 +99,23 @@ class Scorer:
     def position(self) -> int | None:
         """The offset of the next record, as committed."""
         return None if self._input.position is None else int(self._input.position)
+
+    def _placed(
+        self, batch: Transactions, rows: list[int], rejected: list[Rejected]
+    ) -> tuple[Transactions, list[int], list[Rejected]]:
+        """Reject what is not of this partition: its card's history and labels are elsewhere."""
+        places = [self._place(key) for key in batch.keys[0]]
+        here = self._partition
+        if places.count(here) == len(places):
+            return batch, rows, rejected
+        field = f"$.{self._parts.schema.partition_key}"
+        wrong = [
+            Rejected(row, Problem("wrong_partition", field, f"partition {place}", f"{here}"))
+            for row, place in zip(rows, places, strict=True)
+            if place != here
+        ]
+        kept = np.flatnonzero(np.array(places) == here)
+        return batch.take(kept), [rows[row] for row in kept], [*rejected, *wrong]
 
     def _changes(
         self, decisions: Decisions, decided: list[DecisionRecord], encoded: list[bytes]
@@ -130,3 +157,7 @@ class Scorer:
         offset = self._parts.feed.in_force[0].offset
         counts.model_adoptions += offset != counts.model_offset
         counts.model_offset = offset
+
+
+def _place_among(partitions: int) -> Callable[[str], int]:
+    return lambda key: partition_of(key.encode(), partitions)

@@ -130,5 +130,5 @@ class Input:
             return []
         try:
             return _DECODER.decode(outbox).records
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise CommitError(f"outbox of {self._name} is damaged: {error}") from error

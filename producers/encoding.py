@@ -117,5 +117,6 @@ def _record(name: str, fields: Sequence[str]) -> type[msgspec.Struct]:
 
 
 def _encoded(record: type[msgspec.Struct], columns: Sequence[Sequence[Any]]) -> list[bytes]:
-    lines = _LINES.encode_lines(map(record, *columns))
+    # A list, since of any other iterable msgspec 0.22 keeps a reference for ever.
+    lines = _LINES.encode_lines(list(map(record, *columns)))
     return lines.split(b"\n")[:-1]

@@ -13,10 +13,19 @@ from hypothesis import strategies as st
 from pipeline.events import Label, Transactions
 from pipeline.profiles import DAY_MS, HOUR_MS
 from pipeline.records import DecisionRecord, TrainingExample, pack_features
-from pipeline.schema import load_schema
+from pipeline.schema import load_schema, parse_schema
 
 CARD = load_schema("card")
 HANDBOOK = load_schema("handbook")
+ONE_ENTITY = parse_schema(
+    """
+    name = "one"
+    version = 1
+    event = {id = "id", time = "time", amount = "amount", currency_default = "EUR"}
+    entity = [{name = "card", field = "card_id"}]
+    """,
+    place="one.toml",
+)
 # 2021-01-04T00:00:00Z, a Monday: the first moment of an hour, a day and a week.
 MONDAY_MS = 1_609_718_400_000
 
@@ -97,6 +106,22 @@ def visits(
         keys=(list(cards or ["c1"] * count), list(terminals or ["m1"] * count)),
         amount_minor=np.array(amounts or [1000] * count, dtype=np.int64),
         currency=["EUR"] * count,
+    )
+
+
+def first_entity(batch: Transactions) -> Transactions:
+    """Give a batch as a schema of one entity would have it."""
+    return replace(batch, keys=batch.keys[:1])
+
+
+def joined(first: Transactions, second: Transactions) -> Transactions:
+    """Put two batches together."""
+    return Transactions(
+        first.transaction_id + second.transaction_id,
+        np.concatenate([first.event_time_ms, second.event_time_ms]),
+        tuple(ours + theirs for ours, theirs in zip(first.keys, second.keys, strict=True)),
+        np.concatenate([first.amount_minor, second.amount_minor]),
+        first.currency + second.currency,
     )
 
 

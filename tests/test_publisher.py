@@ -2,6 +2,7 @@
 
 import json
 import threading
+import tracemalloc
 from collections.abc import Iterator
 
 import numpy as np
@@ -127,6 +128,22 @@ def test_amounts_are_decimal_text_with_all_their_places(minor: list[int], digits
 
     assert [int(text.replace(".", "")) for text in texts] == minor
     assert all(len(text.partition(".")[2]) == digits for text in texts)
+
+
+def test_memory_does_not_grow_with_what_was_encoded() -> None:
+    batch = batch_of(list(range(2_000)))
+    encoder = TransactionEncoder(CARD)
+    tracemalloc.start()
+    try:
+        encoder.encode(batch)
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(20):
+            encoder.encode(batch)
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+
+    assert grown < 100_000
 
 
 def test_labels_say_what_the_wire_format_wants() -> None:

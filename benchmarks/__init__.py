@@ -1,0 +1,1 @@
+"""Reproducible measurements; each prints, and writes as JSON, with the machine named."""

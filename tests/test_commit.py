@@ -1,0 +1,409 @@
+"""The batch commit under every fault: nothing is lost, nothing is decided twice differently.
+
+The store and the publisher take a step before and after all that they do. A test drives the
+coroutines step by step, so that an owner can die, sleep or be overtaken at each of them.
+"""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Coroutine, Generator, Iterator, Sequence
+from itertools import count, repeat
+from types import coroutine
+from typing import Any
+
+import msgspec
+import pytest
+
+from pipeline.commit import Change, Input, OutboxRecord, Store, Stored, UnknownResultError
+from pipeline.errors import CommitError
+
+NAME = "transactions:0"
+ANSWERED, UNANSWERED, LOST, LATE = "answered", "unanswered", "lost", "late"
+STEPS_MAX = 20_000
+
+
+@coroutine
+def step() -> Generator[None, None, None]:
+    """Let the driver of a coroutine choose what happens next."""
+    yield
+
+
+class MemoryStore:
+    """A store whose commits meet a fate each.
+
+    Answered; done but unanswered; lost before they are done; or done late, after the owner was
+    told that the result is unknown.
+    """
+
+    def __init__(self, fates: Iterator[str] = repeat(ANSWERED)) -> None:
+        self._fates = fates
+        self.stored = Stored(None, b"")
+        self.commits: list[tuple[str | None, Stored]] = []
+        self.changes: Counter[Change] = Counter()
+        self.late: list[tuple[str | None, Stored, Sequence[Change]]] = []
+
+    async def load(self, name: str) -> Stored:
+        await step()
+        found = self.stored
+        await step()
+        return found
+
+    async def commit(
+        self, name: str, expected: str | None, stored: Stored, changes: Sequence[Change]
+    ) -> bool:
+        await step()
+        fate = next(self._fates)
+        if fate == LATE:
+            self.late.append((expected, stored, changes))
+        done = fate in (ANSWERED, UNANSWERED) and self.apply(expected, stored, changes)
+        await step()
+        if fate != ANSWERED:
+            raise UnknownResultError
+        return done
+
+    def apply(self, expected: str | None, stored: Stored, changes: Sequence[Change]) -> bool:
+        if self.stored.position != expected:
+            return False
+        self.stored = stored
+        self.commits.append((expected, stored))
+        self.changes.update(changes)
+        return True
+
+
+class RecordingPublisher:
+    """Keeps what is published, record by record."""
+
+    def __init__(self) -> None:
+        self.published: list[OutboxRecord] = []
+
+    async def __call__(self, records: Sequence[OutboxRecord]) -> None:
+        for record in records:
+            await step()
+            self.published.append(record)
+        await step()
+
+
+class FailingPublisher:
+    """Never gets an acknowledgement."""
+
+    async def __call__(self, records: Sequence[OutboxRecord]) -> None:
+        raise ConnectionError
+
+
+class ForgetfulInput(Input):
+    """Breaks Rule R: takes over a position without its outbox."""
+
+    async def recover(self) -> str | None:
+        self.position = (await self._store.load(self._name)).position
+        return self.position
+
+
+def advance(running: Coroutine[Any, Any, Any]) -> bool:
+    """Take one step; say whether there are more."""
+    try:
+        running.send(None)
+    except StopIteration:
+        return False
+    return True
+
+
+def run(running: Coroutine[Any, Any, Any]) -> Any:
+    """Take all steps, and give the result."""
+    for _ in range(STEPS_MAX):
+        try:
+            running.send(None)
+        except StopIteration as done:
+            return done.value
+    raise AssertionError("it never ends")
+
+
+def record(key: str, value: str = "v") -> OutboxRecord:
+    return OutboxRecord("decisions", 0, key.encode(), value.encode(), [("h", b"x")])
+
+
+def owned(
+    store: Store, publish: Any, *, owner: str = "first", kind: type[Input] = Input
+) -> Input:
+    return kind(store, publish, name=NAME, owner=owner)
+
+
+def test_a_commit_stores_and_then_publishes() -> None:
+    store, publish = MemoryStore(), RecordingPublisher()
+    taken = owned(store, publish)
+
+    assert run(taken.recover()) is None
+    assert run(taken.commit("5", [record("a")], [("SET", "x")])) is True
+
+    assert store.stored.position == taken.position == "5"
+    assert publish.published == [record("a")]
+    assert store.changes == {("SET", "x"): 1}
+
+
+def test_nothing_is_published_before_it_is_committed() -> None:
+    store, publish = MemoryStore(), RecordingPublisher()
+    running = owned(store, publish).commit("5", [record("a")], [])
+
+    while advance(running):
+        assert not publish.published or store.commits
+    assert publish.published == [record("a")]
+
+
+def test_a_new_owner_publishes_what_the_last_one_committed() -> None:
+    store = MemoryStore()
+    with pytest.raises(ConnectionError):
+        run(owned(store, FailingPublisher()).commit("5", [record("a"), record("b")], []))
+    publish = RecordingPublisher()
+
+    position = run(owned(store, publish, owner="second").recover())
+
+    assert position == "5"
+    assert publish.published == [record("a"), record("b")]
+
+
+def test_an_owner_that_could_not_publish_does_not_move_on() -> None:
+    taken = owned(MemoryStore(), FailingPublisher())
+
+    with pytest.raises(ConnectionError):
+        run(taken.commit("5", [record("a")], []))
+
+    assert taken.position is None
+
+
+def test_a_stale_commit_is_refused_and_changes_nothing() -> None:
+    store, publish = MemoryStore(), RecordingPublisher()
+    zombie, owner = owned(store, publish), owned(store, publish, owner="second")
+    run(zombie.recover())
+    run(owner.commit("5", [record("a")], [("SET", "x")]))
+    before = store.stored
+
+    assert run(zombie.commit("3", [record("a", "other")], [("SET", "y")])) is False
+
+    assert store.stored == before
+    assert store.changes == {("SET", "x"): 1}
+    assert record("a", "other") not in publish.published
+
+
+def test_whoever_is_refused_publishes_the_outbox_that_stands_before_anything_else() -> None:
+    store, publish = MemoryStore(), RecordingPublisher()
+    zombie = owned(store, publish)
+    run(zombie.recover())
+    with pytest.raises(ConnectionError):
+        run(owned(store, FailingPublisher(), owner="dead").commit("5", [record("a")], []))
+
+    run(zombie.commit("3", [record("z")], []))
+
+    assert publish.published == [record("a")]
+    assert (zombie.position, zombie.refused) == ("5", 1)
+    run(zombie.commit("6", [record("b")], []))
+    assert publish.published == [record("a"), record("b")]
+
+
+@pytest.mark.parametrize(
+    ("fate", "happened"), [(ANSWERED, True), (UNANSWERED, True), (LOST, False)]
+)
+def test_without_an_answer_the_store_says_whether_it_happened(fate: str, happened: bool) -> None:
+    store, publish = MemoryStore(iter([fate])), RecordingPublisher()
+    taken = owned(store, publish)
+
+    assert run(taken.commit("5", [record("a")], [])) is happened
+
+    assert publish.published == ([record("a")] if happened else [])
+    assert taken.position == ("5" if happened else None)
+    assert taken.refused == (not happened)
+
+
+def test_an_equal_commit_of_another_owner_is_not_taken_for_ones_own() -> None:
+    store, publish = MemoryStore(iter([ANSWERED, LOST])), RecordingPublisher()
+    first, second = owned(store, publish), owned(store, publish, owner="second")
+    run(first.commit("5", [record("a")], []))
+
+    assert run(second.commit("5", [record("a")], [])) is False
+
+
+def test_a_commit_that_happens_after_its_owner_gave_up_is_published_all_the_same() -> None:
+    store, publish = MemoryStore(iter([LATE, ANSWERED])), RecordingPublisher()
+    taken = owned(store, publish)
+    assert run(taken.commit("5", [record("a")], [])) is False
+    [late] = store.late
+    store.apply(*late)
+
+    assert run(taken.commit("3", [record("z")], [])) is False
+
+    assert publish.published == [record("a")]
+    assert taken.position == "5"
+
+
+def test_every_commit_has_an_outbox_of_its_own() -> None:
+    store, publish = MemoryStore(), RecordingPublisher()
+    for owner in ("first", "second"):
+        taken = owned(store, publish, owner=owner)
+        run(taken.recover())
+        for _ in range(2):
+            run(taken.commit("5", [], []))
+
+    outboxes = [stored.outbox for _, stored in store.commits]
+    assert len(outboxes) == len(set(outboxes)) == 4
+
+
+def test_a_record_comes_back_from_the_outbox_as_it_was() -> None:
+    odd = OutboxRecord("t", 7, None, None, [])
+    bytes_of_all_kinds = OutboxRecord("t", 0, b"\xff\0", bytes(range(256)), [("n", b"\xff")])
+    store, publish = MemoryStore(), RecordingPublisher()
+    run(owned(store, publish).commit("1", [odd, bytes_of_all_kinds], []))
+
+    run(owned(store, publish, owner="second").recover())
+
+    assert publish.published == [odd, bytes_of_all_kinds] * 2
+
+
+def damaged() -> dict[str, bytes]:
+    store = MemoryStore()
+    run(owned(store, RecordingPublisher()).commit("5", [record("a")], []))
+    whole = store.stored.outbox
+    return {
+        "cut": whole[:-1],
+        "longer": whole + b"x",
+        "text": b"outbox",
+        "null": b"\xc0",
+        "no records": msgspec.msgpack.encode(["first:0"]),
+        "wrong type": msgspec.msgpack.encode(["first:0", [["t", "0", None, None]]]),
+        "no UTF-8": whole.replace(b"decisions", b"decision\xff"),
+    }
+
+
+@pytest.mark.parametrize("outbox", damaged().values(), ids=damaged().keys())
+def test_a_damaged_outbox_is_said_and_never_passed_over(outbox: bytes) -> None:
+    store, publish = MemoryStore(), RecordingPublisher()
+    store.stored = Stored("5", outbox)
+    taken = owned(store, publish)
+
+    with pytest.raises(CommitError, match=f"outbox of {NAME} is damaged"):
+        run(taken.recover())
+    assert taken.position is None
+    assert publish.published == []
+
+
+EVENTS = 8
+
+
+class Simulation:
+    """Owners of one input, who write their name into what they decide."""
+
+    def __init__(self, seed: int, *, fates: Iterator[str], kind: type[Input] = Input) -> None:
+        self._random = random.Random(seed)
+        self._kind = kind
+        self._names = count()
+        self.store = MemoryStore(fates)
+        self.publish = RecordingPublisher()
+
+    async def own(self) -> None:
+        """Recover, then take step after step until all events are done."""
+        owner = f"owner-{next(self._names)}"
+        taken = owned(self.store, self.publish, owner=owner, kind=self._kind)
+        await taken.recover()
+        while (start := int(taken.position or 0)) < EVENTS:
+            events = range(start, min(start + self._random.randint(1, 3), EVENTS))
+            records = [record(str(number), owner) for number in events]
+            await taken.commit(str(events.stop), records, [(number,) for number in events])
+
+    def check(self) -> None:
+        """Say what must hold once an owner has come to the end."""
+        values: defaultdict[bytes | None, set[bytes | None]] = defaultdict(set)
+        for given in self.publish.published:
+            values[given.key].add(given.value)
+        assert set(values) == {b"%d" % number for number in range(EVENTS)}, "lost"
+        assert all(len(different) == 1 for different in values.values()), "contradicted"
+        positions = [stored.position for _, stored in self.store.commits]
+        assert [expected for expected, _ in self.store.commits] == [None, *positions[:-1]]
+        assert positions[-1] == str(EVENTS)
+        assert self.store.changes == {(number,): 1 for number in range(EVENTS)}
+
+
+def steps_of_one_owner() -> int:
+    running = Simulation(1, fates=repeat(ANSWERED)).own()
+    return next(number for number in count(1) if not advance(running))
+
+
+def paused(simulation: Simulation, steps: int) -> Coroutine[Any, Any, None]:
+    running = simulation.own()
+    for _ in range(steps):
+        if not advance(running):
+            break
+    return running
+
+
+@pytest.mark.parametrize("fate", [ANSWERED, UNANSWERED])
+def test_an_owner_may_die_at_any_step(fate: str) -> None:
+    for died in range(steps_of_one_owner()):
+        simulation = Simulation(1, fates=repeat(fate))
+        paused(simulation, died).close()
+
+        run(simulation.own())
+
+        simulation.check()
+
+
+def test_an_owner_may_sleep_at_any_step_and_wake_when_all_is_done() -> None:
+    for slept in range(steps_of_one_owner()):
+        simulation = Simulation(1, fates=repeat(ANSWERED))
+        zombie = paused(simulation, slept)
+        run(simulation.own())
+
+        finish(zombie)
+
+        simulation.check()
+
+
+def test_an_owner_may_wake_after_the_next_one_died_at_any_step() -> None:
+    steps = steps_of_one_owner()
+    for slept in range(steps):
+        for died in range(steps):
+            simulation = Simulation(1, fates=repeat(ANSWERED))
+            zombie = paused(simulation, slept)
+            paused(simulation, died).close()
+
+            finish(zombie)
+
+            simulation.check()
+
+
+def interleave(seed: int, kind: type[Input] = Input) -> Simulation:
+    """Run two owners in a random order; they die and are replaced, commits meet any fate."""
+    chance = random.Random(seed)
+    fates = iter(lambda: chance.choice([ANSWERED, ANSWERED, UNANSWERED, LOST, LATE]), "")
+    simulation = Simulation(seed, fates=fates, kind=kind)
+    owners, deaths = [simulation.own(), simulation.own()], chance.randint(0, 12)
+    for _ in range(STEPS_MAX):
+        if not owners:
+            return simulation
+        if simulation.store.late and chance.random() < 0.1:
+            simulation.store.apply(*simulation.store.late.pop(0))
+        place = chance.randrange(len(owners))
+        if deaths and chance.random() < 0.05:
+            owners[place].close()
+            owners[place] = simulation.own()
+            deaths -= 1
+        elif not advance(owners[place]):
+            del owners[place]
+    raise AssertionError("it never ends")
+
+
+@pytest.mark.parametrize("seeds", [range(first, first + 250) for first in range(0, 1000, 250)])
+def test_owners_in_any_order_with_any_fault_lose_and_contradict_nothing(seeds: range) -> None:
+    for seed in seeds:
+        simulation = interleave(seed)
+        try:
+            simulation.check()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+
+
+def test_the_simulation_finds_who_breaks_rule_r() -> None:
+    lost = 0
+    for seed in range(100):
+        try:
+            interleave(seed, ForgetfulInput).check()
+        except AssertionError:
+            lost += 1
+
+    assert lost > 0

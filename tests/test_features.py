@@ -1,0 +1,641 @@
+"""Features are what their names say, see nothing that comes later, and never depend on batches."""
+
+import math
+from collections.abc import Callable, Sequence
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import pipeline.features
+from models.compiled import kernel_source
+from pipeline.events import Transactions
+from pipeline.features import (
+    FeatureKernel,
+    add_to_bucket,
+    feature_table,
+    record_verdicts,
+    schema_hash,
+    shared_kernel,
+)
+from pipeline.profiles import (
+    BUCKET,
+    BUCKET_SLOTS,
+    DAY_MS,
+    HOUR_MS,
+    HOUR_SLOTS,
+    RECENT_IDS,
+    LearnedProfiles,
+    MemoryProfiles,
+    Profiles,
+    ProfileView,
+    Rows,
+)
+from pipeline.schema import load_schema, shipped_schemas
+from tests.strategies import (
+    CARD,
+    MONDAY_MS,
+    ONE_ENTITY,
+    VISITS,
+    first_entity,
+    joined,
+    traffic,
+    visits,
+)
+
+KERNEL = FeatureKernel(CARD)
+FloatRow = dict[str, float]
+
+
+class Memory:
+    """Profiles, and the labels learned into them, of one stream."""
+
+    def __init__(self) -> None:
+        self.learned = LearnedProfiles(CARD)
+        self.profiles = MemoryProfiles(CARD, self.learned)
+
+    def read(self, batch: Transactions) -> list[FloatRow]:
+        """Read and record a batch; a row a dict of features."""
+        out = KERNEL.read_and_record(batch, self.profiles.open(batch))
+        return [dict(zip(KERNEL.names, row, strict=True)) for row in out.tolist()]
+
+    def learn(
+        self,
+        times_ms: Sequence[int],
+        is_fraud: Sequence[int],
+        *,
+        corrects: Sequence[bool] = (),
+        amounts: Sequence[int] = (),
+    ) -> None:
+        """Learn verdicts of card `c1` at terminal `m1`."""
+        count = len(times_ms)
+        for rows in self.learned.rows((["c1"] * count, ["m1"] * count)):
+            record_verdicts(
+                rows.values,
+                rows.slots,
+                np.array(times_ms, dtype=np.int64),
+                np.array(amounts or [1000] * count, dtype=np.int64),
+                np.array(is_fraud, dtype=np.int8),
+                np.array(corrects or [False] * count),
+            )
+
+    def read_at(self, time_ms: int, *, amount: int = 1000) -> FloatRow:
+        """Read the features of one event of card `c1` at terminal `m1`."""
+        return self.read(visits([time_ms], amounts=[amount]))[0]
+
+
+def float32(value: float) -> float:
+    return float(np.float32(value))
+
+
+# The table.
+
+
+@pytest.mark.parametrize("name", shipped_schemas())
+def test_every_feature_has_a_name_of_its_own_and_says_what_it_is(name: str) -> None:
+    table = feature_table(load_schema(name))
+
+    assert len({feature.name for feature in table}) == len(table)
+    assert all(feature.meaning and feature.unit and feature.reason_code for feature in table)
+
+
+def test_the_hash_of_a_table_changes_with_names_and_order_only() -> None:
+    table = feature_table(CARD)
+
+    assert schema_hash(table) == schema_hash(feature_table(CARD))
+    assert schema_hash(table) != schema_hash(table[:-1])
+    assert schema_hash(table) != schema_hash((table[1], table[0], *table[2:]))
+    assert schema_hash(table) != schema_hash(feature_table(ONE_ENTITY))
+
+
+def test_a_schema_of_one_entity_has_all_of_its_columns() -> None:
+    kernel, batch = FeatureKernel(ONE_ENTITY), first_entity(visits([MONDAY_MS, MONDAY_MS + HOUR_MS]))
+    profiles = MemoryProfiles(ONE_ENTITY, LearnedProfiles(ONE_ENTITY))
+
+    out = kernel.read_and_record(batch, profiles.open(batch))
+
+    assert out.shape == (2, len(feature_table(ONE_ENTITY)))
+    assert out[1, kernel.names.index("card_count_1h")] == 0.5
+    assert out[1, kernel.names.index("card_risk_7d")] == float32(0.01)
+
+
+def test_every_column_is_written() -> None:
+    memory, batch = Memory(), traffic(3, 400)
+    view = memory.profiles.open(batch)
+
+    first = KERNEL.read_and_record(batch, view)
+    again = Memory()
+    second = KERNEL.read_and_record(batch, again.profiles.open(batch))
+
+    assert first.shape == (400, len(KERNEL.names))
+    assert first.tobytes() == second.tobytes()
+    assert all(np.isfinite(first[:, column]).any() for column in read_without_labels())
+
+
+def read_without_labels() -> list[int]:
+    needs_labels = ("verdict", "days_since", "genuine", "fraud_run")
+    return [
+        column
+        for column, name in enumerate(KERNEL.names)
+        if not any(word in name for word in needs_labels)
+    ]
+
+
+# Compiled and plain.
+
+
+def plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a function of the module with every kernel that it uses, and they use, as plain Python."""
+    space = dict(vars(pipeline.features))
+    for name, value in vars(pipeline.features).items():
+        if hasattr(value, "py_func"):
+            space[name] = FunctionType(kernel_source(value).__code__, space, name)
+    return FunctionType(function.__code__, space, function.__name__)
+
+
+class RecordProfiles:
+    """Memory profiles whose rows are numpy records, so that plain Python can name their fields."""
+
+    def __init__(self, profiles: Profiles) -> None:
+        self._profiles = profiles
+
+    def open(self, batch: Transactions) -> ProfileView:
+        view = self._profiles.open(batch)
+
+        def named(part: Rows) -> Rows:
+            return Rows(part.values.view(np.recarray), part.slots)
+
+        return ProfileView(
+            named(view.traffic),
+            tuple(named(part) for part in view.shared),
+            tuple(named(part) for part in view.learned),
+            view.label_offset,
+        )
+
+
+def tables_of(view: ProfileView) -> list[bytes]:
+    return [part.values.tobytes() for part in (view.traffic, *view.shared, *view.learned)]
+
+
+def learn_some(memory: Memory, seed: int, record: Callable[..., None]) -> None:
+    """Learn forty verdicts of any age, some of them corrections, of five cards and terminals."""
+    chance = np.random.default_rng(seed)
+    ids = [[f"{kind}{number}" for number in chance.integers(0, 5, 40)] for kind in "cm"]
+    times = MONDAY_MS + chance.integers(0, 40 * DAY_MS, 40)
+    amounts = chance.integers(0, 100_000, 40)
+    is_fraud = chance.integers(0, 2, 40).astype(np.int8)
+    corrects = chance.random(40) < 0.3
+    for rows in memory.learned.rows(tuple(ids)):
+        values = rows.values if record is record_verdicts else rows.values.view(np.recarray)
+        record(values, rows.slots, times, amounts, is_fraud, corrects)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_compiled_kernels_are_their_source_to_the_last_bit(seed: int) -> None:
+    batch, ours, theirs = traffic(seed, 150, cards=5, terminals=5), Memory(), Memory()
+    learn_some(ours, seed, record_verdicts)
+    learn_some(theirs, seed, plain(record_verdicts))
+    view, other = ours.profiles.open(batch), RecordProfiles(theirs.profiles).open(batch)
+    assert tables_of(view) == tables_of(other)
+
+    out = KERNEL.read_and_record(batch, view)
+    expected = plain(FeatureKernel.read_and_record)(KERNEL, batch, other)
+
+    different = np.flatnonzero((out.view(np.int32) != expected.view(np.int32)).any(axis=0))
+    assert [KERNEL.names[column] for column in different] == []
+    assert tables_of(view) == tables_of(other)
+
+
+def test_compiled_duplicates_are_those_of_the_source() -> None:
+    batch = visits([MONDAY_MS] * 60, ids=[f"t{number % 23}" for number in range(60)])
+    ours, theirs = Memory(), Memory()
+
+    fresh = KERNEL.find_fresh(batch, ours.profiles.open(batch))
+    expected = plain(FeatureKernel.find_fresh)(
+        KERNEL, batch, RecordProfiles(theirs.profiles).open(batch)
+    )
+
+    assert fresh.tolist() == expected.tolist()
+    assert len(fresh) == 60
+
+
+# Time and batches.
+
+
+def features_in_batches(batch: Transactions, size: int) -> tuple[bytes, list[bytes]]:
+    memory = Memory()
+    learn_some(memory, 1, record_verdicts)
+    parts = [batch.slice(start, start + size) for start in range(0, len(batch), size)]
+    out = [KERNEL.read_and_record(part, memory.profiles.open(part)) for part in parts]
+    return np.concatenate(out).tobytes(), tables_of(memory.profiles.open(batch))
+
+
+@pytest.mark.parametrize("size", [1, 7, 500])
+def test_the_size_of_a_batch_never_changes_a_bit(size: int) -> None:
+    batch = traffic(5, 1024)
+
+    assert features_in_batches(batch, size) == features_in_batches(batch, 1024)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("known", [1, 50, 199])
+def test_no_feature_changes_with_what_comes_later(seed: int, known: int) -> None:
+    past, future, other = traffic(seed, 200), traffic(seed + 100, 200), traffic(seed + 200, 200)
+
+    def first_rows(later: Transactions) -> bytes:
+        batch = joined(past.slice(0, known), later)
+        return KERNEL.read_and_record(batch, Memory().profiles.open(batch))[:known].tobytes()
+
+    assert first_rows(future) == first_rows(other)
+    alone = past.slice(0, known)
+    assert (
+        first_rows(future)
+        == KERNEL.read_and_record(alone, Memory().profiles.open(alone)).tobytes()
+    )
+
+
+def test_no_feature_of_an_event_sees_the_event_itself() -> None:
+    row = Memory().read_at(MONDAY_MS, amount=123_456)
+
+    counts = {name: value for name, value in row.items() if "_count_" in name or "_amount_" in name}
+    assert {value for value in counts.values() if not math.isnan(value)} == {0.0}
+
+
+# Duplicates.
+
+
+def test_an_id_among_the_last_sixteen_of_its_card_is_a_duplicate() -> None:
+    others = [f"o{number}" for number in range(RECENT_IDS - 1)]
+    batch = visits([MONDAY_MS] * (RECENT_IDS + 1), ids=["t", *others, "t"])
+
+    fresh = KERNEL.find_fresh(batch, Memory().profiles.open(batch))
+
+    assert fresh.tolist() == list(range(RECENT_IDS))
+
+
+def test_an_id_beyond_the_last_sixteen_is_a_new_event() -> None:
+    others = [f"o{number}" for number in range(RECENT_IDS)]
+    batch = visits([MONDAY_MS] * (RECENT_IDS + 2), ids=["t", *others, "t"])
+
+    fresh = KERNEL.find_fresh(batch, Memory().profiles.open(batch))
+
+    assert len(fresh) == RECENT_IDS + 2
+
+
+def test_duplicates_do_not_push_ids_out_of_the_ring() -> None:
+    batch = visits([MONDAY_MS] * 40, ids=["t", *["o"] * 38, "t"])
+
+    assert KERNEL.find_fresh(batch, Memory().profiles.open(batch)).tolist() == [0, 1]
+
+
+def test_the_same_id_of_another_card_is_another_event() -> None:
+    batch = visits([MONDAY_MS] * 2, ids=["t", "t"], cards=["c1", "c2"])
+
+    assert KERNEL.find_fresh(batch, Memory().profiles.open(batch)).tolist() == [0, 1]
+
+
+def test_an_id_is_remembered_from_batch_to_batch() -> None:
+    memory = Memory()
+    for expected in ([0], []):
+        batch = visits([MONDAY_MS], ids=["t"])
+        assert KERNEL.find_fresh(batch, memory.profiles.open(batch)).tolist() == expected
+
+
+# Values by hand.
+
+
+@pytest.mark.parametrize(
+    ("time_ms", "hour", "weekday"),
+    [
+        (MONDAY_MS, 0.0, 0.0),
+        (MONDAY_MS + 13 * HOUR_MS + HOUR_MS // 2, 13.5, 0.0),
+        (MONDAY_MS - 1, float32((DAY_MS - 1) / HOUR_MS), 6.0),
+        (MONDAY_MS + 3 * DAY_MS, 0.0, 3.0),
+    ],
+)
+def test_hour_and_weekday_are_those_of_utc(time_ms: int, hour: float, weekday: float) -> None:
+    row = Memory().read_at(time_ms)
+
+    assert (row["hour"], row["weekday"]) == (hour, weekday)
+
+
+def test_an_entity_without_history_has_nothing_but_priors() -> None:
+    row = Memory().read_at(MONDAY_MS)
+
+    assert row["amount"] == float32(math.log1p(1000))
+    assert row["card_risk_7d"] == row["terminal_risk_120d"] == float32(0.01)
+    assert (row["card_counterpart_new"], row["card_counterparts"]) == (1.0, 0.0)
+    unknown = {name for name, value in row.items() if math.isnan(value)}
+    assert unknown == {
+        "card_seconds_since_last", "card_amount_z", "card_amount_ratio",
+        "terminal_amount_ratio_1d", "terminal_amount_ratio_30d",
+        *(f"{entity}_{name}" for entity in ("card", "terminal") for name in (
+            "verdict", "days_since_run", "days_since_fraud", "days_since_genuine",
+            "genuine_since_fraud", "genuine_z", "genuine_ratio",
+        )),
+    }  # fmt: skip
+
+
+def test_counts_and_sums_of_a_card_halve_with_their_half_life() -> None:
+    memory = Memory()
+    memory.read_at(MONDAY_MS, amount=5000)
+
+    row = memory.read_at(MONDAY_MS + HOUR_MS)
+
+    assert row["card_count_1h"] == 0.5
+    assert row["card_count_1d"] == float32(0.5 ** (1 / 24))
+    assert row["card_amount_7d"] == float32(math.log1p(5000 * 0.5 ** (1 / 168)))
+    assert row["card_seconds_since_last"] == float32(math.log1p(3600))
+    assert row["card_age_days"] == float32(1 / 24)
+
+
+def test_a_burst_is_the_rate_of_a_day_against_that_of_a_month() -> None:
+    memory = Memory()
+    memory.read(visits([MONDAY_MS] * 3))
+
+    row = memory.read_at(MONDAY_MS)
+
+    assert row["card_burst"] == row["terminal_burst"] == float32(3 / (3 / 30 + 0.1))
+
+
+def test_an_amount_is_measured_against_the_habit_of_its_card() -> None:
+    memory = Memory()
+    memory.read(visits([MONDAY_MS] * 4, amounts=[800, 1200, 800, 1200]))
+
+    row = memory.read_at(MONDAY_MS, amount=2004)
+
+    # Mean 1000, deviation 200, and a floor of 5 % of the mean and one cent.
+    assert row["card_amount_z"] == float32(1004 / 251)
+    assert row["card_amount_ratio"] == float32(math.log1p(2004) - math.log1p(1000))
+
+
+def test_a_habit_needs_three_events() -> None:
+    memory = Memory()
+
+    rows = memory.read(visits([MONDAY_MS] * 4))
+
+    assert [math.isnan(row["card_amount_z"]) for row in rows] == [True, True, True, False]
+    assert [math.isnan(row["card_amount_ratio"]) for row in rows] == [True, False, False, False]
+
+
+def test_one_large_amount_does_not_become_the_habit() -> None:
+    memory = Memory()
+    memory.read(visits([MONDAY_MS] * 4, amounts=[1000, 1000, 1000, 900_000_000]))
+
+    row = memory.read_at(MONDAY_MS, amount=1000)
+
+    # It is taken as three deviations of 51 above 1000.
+    usual_mean = (3 * 1000 + 1153) / 4
+    assert row["card_amount_ratio"] == float32(math.log1p(1000) - math.log1p(usual_mean))
+
+
+def test_a_late_event_of_a_card_counts_as_if_it_came_now() -> None:
+    memory = Memory()
+    memory.read(visits([MONDAY_MS + 5 * HOUR_MS, MONDAY_MS]))
+
+    row = memory.read_at(MONDAY_MS + 5 * HOUR_MS)
+
+    assert (row["card_count_1h"], row["card_seconds_since_last"]) == (2.0, 0.0)
+
+
+def test_the_last_eight_counterparts_are_known() -> None:
+    memory, times = Memory(), [MONDAY_MS] * 9
+    names = [f"m{number}" for number in range(8)]
+
+    rows = memory.read(visits(times, terminals=[*names, "m0"]))
+    oldest, newest = memory.read(visits(times[:2], terminals=["m1", "m0"]))
+
+    assert [row["card_counterpart_new"] for row in rows] == [1.0] * 8 + [0.0]
+    assert [row["card_counterparts"] for row in rows] == [*range(9)]
+    # m0 came a second time and pushed its own first visit out, m1 is pushed out by nobody yet.
+    assert (oldest["card_counterpart_new"], newest["card_counterpart_new"]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("feature", "last_seen_ms", "first_unseen_ms"),
+    [
+        ("terminal_count_1h", 2 * HOUR_MS - 1, 2 * HOUR_MS),
+        ("terminal_count_1d", 25 * HOUR_MS - 1, 25 * HOUR_MS),
+        ("terminal_count_7d", 8 * DAY_MS - 1, 8 * DAY_MS),
+        ("terminal_count_30d", 31 * DAY_MS - 1, 31 * DAY_MS),
+    ],
+)
+def test_whole_buckets_of_a_terminal_are_read(
+    feature: str, last_seen_ms: int, first_unseen_ms: int
+) -> None:
+    for later_ms, count in ((last_seen_ms, 1.0), (first_unseen_ms, 0.0)):
+        memory = Memory()
+        memory.read_at(MONDAY_MS)
+
+        assert memory.read_at(MONDAY_MS + later_ms)[feature] == count
+
+
+def test_an_amount_is_measured_against_the_mean_of_its_terminal() -> None:
+    memory = Memory()
+    memory.read(visits([MONDAY_MS, MONDAY_MS + 2 * DAY_MS], amounts=[1000, 3000]))
+
+    row = memory.read_at(MONDAY_MS + 2 * DAY_MS, amount=4000)
+
+    assert row["terminal_amount_ratio_1d"] == float32(math.log1p(4000) - math.log1p(3000))
+    assert row["terminal_amount_ratio_30d"] == float32(math.log1p(4000) - math.log1p(2000))
+
+
+def test_a_terminal_is_shared_by_cards() -> None:
+    memory = Memory()
+
+    rows = memory.read(visits([MONDAY_MS] * 3, cards=["c1", "c2", "c3"]))
+
+    assert [row["terminal_count_1h"] for row in rows] == [0.0, 1.0, 2.0]
+    assert [row["card_count_1h"] for row in rows] == [0.0, 0.0, 0.0]
+
+
+# Rings.
+
+
+def ring_after(events: Sequence[tuple[int, int]]) -> NDArray[Any]:
+    ring = np.zeros((1, BUCKET_SLOTS), dtype=BUCKET)
+    times, amounts = (np.array(column, dtype=np.int64) for column in zip(*events, strict=True))
+    out = np.empty((len(events), 7), dtype=np.float32)
+    shared_kernel(ring, np.zeros(len(events), dtype=np.int32), times, amounts, out, 0)
+    return ring
+
+
+@settings(deadline=None)
+@given(VISITS, st.randoms(use_true_random=False))
+def test_a_ring_is_the_same_after_any_order_of_its_events(
+    events: list[tuple[int, int]], chance: Any
+) -> None:
+    shuffled = events.copy()
+    chance.shuffle(shuffled)
+
+    assert ring_after(shuffled).tobytes() == ring_after(sorted(events)).tobytes()
+
+
+@settings(deadline=None)
+@given(VISITS)
+def test_partitions_that_send_sums_make_the_ring_of_all_events(
+    events: list[tuple[int, int]],
+) -> None:
+    merged = np.zeros(BUCKET_SLOTS, dtype=BUCKET)
+    for part in (events[::2], events[1::2]):
+        [ring] = ring_after(part) if part else np.zeros((1, BUCKET_SLOTS), dtype=BUCKET)
+        for slot, (bucket, count, amount) in enumerate(ring.tolist()):
+            add_to_bucket(merged, slot, bucket, count, amount)
+
+    assert merged.tobytes() == ring_after(events)[0].tobytes()
+
+
+def test_a_late_event_touches_its_own_buckets_only() -> None:
+    events = [(MONDAY_MS + hour * HOUR_MS, 100) for hour in range(48)]
+
+    ring = ring_after([*events, (MONDAY_MS + 40 * HOUR_MS, 900)])[0]
+
+    before = ring_after(events)[0]
+    hour, day = (MONDAY_MS + 40 * HOUR_MS) // HOUR_MS, (MONDAY_MS + 40 * HOUR_MS) // DAY_MS
+    changed = np.flatnonzero(ring != before).tolist()
+    assert changed == [hour % HOUR_SLOTS, HOUR_SLOTS + day % 31]
+    assert (ring["count"] - before["count"])[changed].tolist() == [1, 1]
+    assert (ring["amount"] - before["amount"])[changed].tolist() == [900, 900]
+
+
+def test_an_event_too_late_for_its_hour_still_counts_for_its_day() -> None:
+    events = [(MONDAY_MS + hour * HOUR_MS, 100) for hour in range(48)]
+
+    ring = ring_after([*events, (MONDAY_MS + HOUR_MS, 900)])[0]
+
+    changed = np.flatnonzero(ring != ring_after(events)[0]).tolist()
+    assert changed == [HOUR_SLOTS + MONDAY_MS // DAY_MS % 31]
+
+
+def test_buckets_after_an_event_are_not_read() -> None:
+    memory = Memory()
+    memory.read(visits([MONDAY_MS + 5 * DAY_MS], cards=["other"]))
+
+    row = memory.read_at(MONDAY_MS)
+
+    assert (row["terminal_count_1d"], row["terminal_count_30d"]) == (0.0, 0.0)
+
+
+# What labels teach.
+
+
+def test_a_fraud_raises_the_risk_that_then_halves() -> None:
+    memory = Memory()
+    memory.learn([MONDAY_MS], [1])
+
+    now, later = (memory.read_at(MONDAY_MS + days * DAY_MS) for days in (0, 7))
+
+    assert now["card_risk_7d"] == now["terminal_risk_120d"] == float32(1.01 / 2)
+    assert later["card_risk_7d"] == float32(0.51 / 1.5)
+    assert now["card_frauds"] == float32(1.01)
+    assert later["card_frauds"] == float32(0.5 ** (7 / 30) + 0.01)
+
+
+def test_a_genuine_label_lowers_the_risk() -> None:
+    memory = Memory()
+    memory.learn([MONDAY_MS] * 3, [0, 0, 0])
+
+    row = memory.read_at(MONDAY_MS)
+
+    assert row["card_risk_30d"] == float32(0.01 / 4)
+    assert (row["card_verdict"], row["card_fraud_run"]) == (0.0, 0.0)
+    assert math.isnan(row["card_days_since_fraud"])
+    assert row["card_days_since_genuine"] == 0.0
+
+
+def test_labels_of_one_age_count_alike_in_any_order() -> None:
+    first, second = Memory(), Memory()
+    times = [MONDAY_MS, MONDAY_MS + 9 * DAY_MS, MONDAY_MS + 4 * DAY_MS]
+    first.learn(times, [1, 0, 1])
+    second.learn([times[1], times[2], times[0]], [0, 1, 1])
+
+    ours, theirs = (memory.read_at(MONDAY_MS + 10 * DAY_MS) for memory in (first, second))
+
+    for name in ("card_risk_7d", "card_risk_30d", "card_risk_120d", "card_frauds"):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-6)
+
+
+def test_frauds_in_a_row_are_a_run_that_a_genuine_label_ends() -> None:
+    memory = Memory()
+    memory.learn([MONDAY_MS + day * DAY_MS for day in range(3)], [1, 1, 1])
+    running = memory.read_at(MONDAY_MS + 5 * DAY_MS)
+
+    memory.learn([MONDAY_MS + 3 * DAY_MS], [0])
+    ended = memory.read_at(MONDAY_MS + 5 * DAY_MS)
+
+    assert (running["card_fraud_run"], running["card_days_since_run"]) == (3.0, 5.0)
+    assert (running["card_verdict"], running["card_days_since_fraud"]) == (1.0, 3.0)
+    assert (ended["card_fraud_run"], ended["card_verdict"]) == (0.0, 0.0)
+    assert math.isnan(ended["card_days_since_run"])
+    assert (ended["card_genuine_since_fraud"], ended["card_days_since_genuine"]) == (1.0, 2.0)
+
+
+def test_a_verdict_on_an_older_event_does_not_change_the_run() -> None:
+    memory = Memory()
+    memory.learn([MONDAY_MS + DAY_MS, MONDAY_MS], [1, 0])
+
+    row = memory.read_at(MONDAY_MS + DAY_MS)
+
+    assert (row["card_verdict"], row["card_fraud_run"]) == (1.0, 1.0)
+    assert row["card_genuine_since_fraud"] == 0.0
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 0), (0, 1)])
+def test_a_correction_takes_its_counts_back(first: int, second: int) -> None:
+    corrected, straight = Memory(), Memory()
+    corrected.learn([MONDAY_MS, MONDAY_MS], [first, second], corrects=[False, True])
+    straight.learn([MONDAY_MS], [second])
+
+    row, expected = (memory.read_at(MONDAY_MS) for memory in (corrected, straight))
+
+    for name in ("risk_7d", "risk_30d", "risk_120d", "frauds", "verdict", "fraud_run"):
+        assert row[f"card_{name}"] == expected[f"card_{name}"]
+    np.testing.assert_equal(row["card_genuine_ratio"], expected["card_genuine_ratio"])
+
+
+def test_a_correction_after_other_labels_takes_back_what_is_left() -> None:
+    corrected, straight = Memory(), Memory()
+    later = MONDAY_MS + 20 * DAY_MS
+    corrected.learn([MONDAY_MS, later, MONDAY_MS], [1, 0, 0], corrects=[False, False, True])
+    straight.learn([MONDAY_MS, later], [0, 0])
+
+    row, expected = (memory.read_at(later) for memory in (corrected, straight))
+
+    for name in ("card_risk_7d", "card_risk_30d", "card_risk_120d", "card_frauds"):
+        assert row[name] == pytest.approx(expected[name], abs=1e-6)
+    assert row["card_genuine_ratio"] == pytest.approx(expected["card_genuine_ratio"], abs=1e-6)
+
+
+def test_only_genuine_amounts_make_the_genuine_habit() -> None:
+    memory = Memory()
+    memory.learn([MONDAY_MS] * 5, [0, 1, 0, 1, 0], amounts=[1000, 90_000, 1000, 70_000, 1000])
+
+    row = memory.read_at(MONDAY_MS, amount=1510)
+
+    assert row["card_genuine_z"] == float32(510 / 51)
+    assert row["card_genuine_ratio"] == float32(math.log1p(1510) - math.log1p(1000))
+
+
+def test_labels_change_no_feature_of_traffic() -> None:
+    memory, other = Memory(), Memory()
+    memory.learn([MONDAY_MS] * 3, [1, 0, 1])
+    batch = traffic(4, 100, cards=2, terminals=2)
+
+    ours, theirs = memory.read(batch), other.read(batch)
+
+    for name in ("card_count_1d", "card_amount_z", "terminal_count_7d", "terminal_amount_ratio_1d"):
+        np.testing.assert_array_equal([row[name] for row in ours], [row[name] for row in theirs])
+
+
+def test_reading_what_labels_teach_changes_nothing() -> None:
+    memory = Memory()
+    learn_some(memory, 1, record_verdicts)
+    before = [table.rows.tobytes() for table in memory.learned.tables]
+
+    memory.read(traffic(4, 100, cards=5, terminals=5))
+
+    assert [table.rows.tobytes() for table in memory.learned.tables] == before

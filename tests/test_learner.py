@@ -1,0 +1,183 @@
+"""The fold of the training log: every example once, and the same log gives the same bytes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from models import make_model
+from models.snapshot import encode
+from pipeline.features import FeatureKernel
+from pipeline.learner import Learner
+from pipeline.profiles import DAY_MS
+from pipeline.records import TrainingExample, pack_features
+from tests.strategies import CARD, MONDAY_MS, example
+
+KERNEL = FeatureKernel(CARD)
+HASH = KERNEL.schema_hash
+WIDTH = len(KERNEL.names)
+
+
+def learner(marks: dict[int, int] | None = None) -> Learner:
+    models = [make_model(name, KERNEL.names) for name in ("additive", "logistic")]
+    return Learner(CARD, HASH, models, marks)
+
+
+def log(count: int = 120) -> list[TrainingExample]:
+    """A training log of three partitions, with some corrections."""
+    chance = np.random.default_rng(1)
+    return [
+        example(
+            place // 3,
+            partition=place % 3,
+            schema_hash=HASH,
+            features=pack_features(chance.normal(size=WIDTH)),
+            verdict=("genuine", "fraud")[place % 5 == 0],
+            supersedes=None if place % 11 else "l0",
+            event_time=MONDAY_MS + int(chance.integers(0, 30 * DAY_MS)),
+            amount=int(chance.integers(0, 100_000)),
+            keys={"card": f"c{place % 7}", "terminal": f"m{place % 4}"},
+            weight=1.0 if place % 2 else 0.5,
+        )
+        for place in range(count)
+    ]
+
+
+def fold(into: Learner, examples: Sequence[TrainingExample], size: int = 1000) -> Learner:
+    for start in range(0, len(examples), size):
+        into.learn(into.fresh(examples[start : start + size]))
+    return into
+
+
+def state(of: Learner) -> list[bytes]:
+    """All that a learner holds, as bytes."""
+    models = [
+        encode(model, version="v", training_offset=0, schema_hash=HASH) for model in of.models
+    ]
+    rows = [table.blob(key) for table in of.profiles.tables for key in table.ids]
+    ids = [repr(table.ids).encode() for table in of.profiles.tables]
+    return [*models, *rows, *ids]
+
+
+def rows_of(of: Learner) -> list[bytes]:
+    return [table.rows.tobytes() for table in of.profiles.tables]
+
+
+def test_the_same_log_gives_the_same_bytes() -> None:
+    assert state(fold(learner(), log())) == state(fold(learner(), log()))
+
+
+@pytest.mark.parametrize("size", [1, 7, 50])
+def test_the_size_of_a_batch_never_changes_a_bit(size: int) -> None:
+    assert state(fold(learner(), log(), size)) == state(fold(learner(), log()))
+
+
+def test_the_order_of_the_log_matters() -> None:
+    backwards = [
+        example(place, partition=9, **fields_of(one)) for place, one in enumerate(log()[::-1])
+    ]
+
+    assert state(fold(learner(), backwards)) != state(fold(learner(), log()))
+
+
+def fields_of(one: TrainingExample) -> dict[str, object]:
+    names = ("schema_hash", "features", "verdict", "event_time", "amount", "keys")
+    return {name: getattr(one, name) for name in names}
+
+
+@pytest.mark.parametrize("repeated", [1, 40, 120])
+def test_examples_that_were_published_twice_are_learned_once(repeated: int) -> None:
+    once, twice = fold(learner(), log()), fold(learner(), log() + log()[-repeated:])
+
+    assert state(twice) == state(once)
+    assert (twice.counts["learned"], twice.counts["duplicate"]) == (120, repeated)
+
+
+def test_a_duplicate_within_one_batch_is_dropped() -> None:
+    first = example(0, schema_hash=HASH)
+    ours = learner()
+
+    assert ours.fresh([first, first]) == [first]
+    assert ours.counts["duplicate"] == 1
+
+
+def test_partitions_are_numbered_apart() -> None:
+    examples = [example(0, partition=partition, schema_hash=HASH) for partition in range(3)]
+    ours = learner()
+
+    assert ours.fresh(examples) == examples
+    assert ours.marks == {0: 0, 1: 0, 2: 0}
+
+
+def test_marks_of_a_snapshot_are_held_to() -> None:
+    given = {0: 4}
+    ours = learner(given)
+
+    fresh = ours.fresh([example(seq, schema_hash=HASH) for seq in range(7)])
+
+    assert [one.training_seq for one in fresh] == [5, 6]
+    assert given == {0: 4}
+
+
+def test_an_example_of_another_schema_is_counted_and_passed_over() -> None:
+    ours = learner()
+
+    fresh = ours.fresh([example(0, schema_hash="other"), example(1, schema_hash=HASH)])
+
+    assert [one.training_seq for one in fresh] == [1]
+    assert (ours.counts["foreign_schema"], ours.marks) == (1, {0: 1})
+
+
+def test_an_example_of_another_schema_that_comes_again_is_a_duplicate() -> None:
+    ours, foreign = learner(), example(0, schema_hash="other")
+
+    assert ours.fresh([foreign, foreign]) == []
+    assert ours.counts == {"foreign_schema": 1, "duplicate": 1}
+
+
+def test_models_can_learn_what_the_rows_hold_already() -> None:
+    ours, whole = learner(), fold(learner(), log())
+    untouched = rows_of(ours)
+
+    ours.learn(ours.fresh(log()), profiles=False)
+
+    assert rows_of(ours) == untouched
+    assert [model.learned for model in ours.models] == [120, 120]
+    assert state(ours)[:2] == state(whole)[:2]
+
+
+def test_every_model_learns_every_example() -> None:
+    ours = fold(learner(), log(30))
+
+    assert [model.learned for model in ours.models] == [30, 30]
+
+
+def test_what_labels_teach_is_kept_for_each_entity() -> None:
+    ours = fold(learner(), [example(0, schema_hash=HASH, features=bytes(4 * WIDTH))])
+    cards, terminals = ours.profiles.tables
+
+    for table, key in ((cards, "c1"), (terminals, "m1")):
+        [row] = table.rows[table.slots([key])]
+        assert (row["fraud_ms"], row["run_length"]) == (MONDAY_MS, 1)
+
+
+def test_a_correction_takes_back_what_was_learned_of_an_entity() -> None:
+    features = bytes(4 * WIDTH)
+    said = example(0, schema_hash=HASH, features=features)
+    corrected = example(
+        1, schema_hash=HASH, features=features, verdict="genuine", supersedes="l0"
+    )
+
+    ours = fold(learner(), [said, corrected])
+
+    [row] = ours.profiles.tables[0].rows[:1]
+    assert (row["labels"].tolist(), row["frauds"].tolist()) == ([1.0] * 3, [0.0] * 3)
+
+
+def test_learning_nothing_changes_nothing() -> None:
+    ours = fold(learner(), log(10))
+    before = state(ours)
+
+    ours.learn([])
+
+    assert state(ours) == before

@@ -1,0 +1,160 @@
+"""One name for a setting everywhere; later places win; what is wrong is said by name."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import SettingError
+from pipeline.settings import ENVIRONMENT_PREFIX, SETTINGS, Settings, load_settings
+
+OTHER_VALUES: dict[type, tuple[str, object]] = {int: ("7", 7), str: ("other", "other")}
+OTHER_FLOATS = {"review_score_min": "0.25", "decline_score_min": "0.5"}
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def other_value(setting: Any) -> tuple[str, object]:
+    if isinstance(setting.default, float):
+        text = OTHER_FLOATS.get(setting.name, "12.5")
+        return text, float(text)
+    return OTHER_VALUES[type(setting.default)]
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_every_setting_can_be_given_by_the_environment(setting: Any) -> None:
+    text, value = other_value(setting)
+
+    loaded = load_settings({}, {ENVIRONMENT_PREFIX + setting.name.upper(): text})
+
+    assert loaded == replace(Settings(), **{setting.name: value})
+    assert loaded != Settings()
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_every_setting_can_be_given_by_the_file(setting: Any, tmp_path: Path) -> None:
+    _, value = other_value(setting)
+    path = tmp_path / "mine.toml"
+    path.write_text(f"{setting.name} = {value!r}\n", encoding="utf-8")
+
+    assert load_settings({}, {}, path) == replace(Settings(), **{setting.name: value})
+
+
+def test_every_setting_has_a_line_of_help() -> None:
+    assert all(setting.metadata["help"] for setting in SETTINGS)
+
+
+def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("partitions = 2\nmodels_kept = 2\nmetrics_port = 2\n", encoding="utf-8")
+    environment = {"FRAUD_PARTITIONS": "3", "FRAUD_MODELS_KEPT": "3", "HOME": "x", "FRAUDS": "x"}
+
+    loaded = load_settings({"partitions": 4}, environment, path)
+
+    assert (loaded.partitions, loaded.models_kept, loaded.metrics_port) == (4, 3, 2)
+
+
+def test_the_file_of_the_working_folder_is_read_when_it_exists(tmp_path: Path) -> None:
+    assert load_settings({}, {}) == Settings()
+
+    (tmp_path / "fraudstream.toml").write_text("partitions = 9\n", encoding="utf-8")
+
+    assert load_settings({}, {}).partitions == 9
+
+
+def test_a_file_that_was_asked_for_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"absent\.toml does not exist"):
+        load_settings({}, {}, tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize("content", [b"partitions = ", b"partitions = \xff", b"[", b"a b"])
+def test_a_file_that_is_no_toml_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+
+    with pytest.raises(SettingError, match=r"settings file .*mine\.toml: "):
+        load_settings({}, {}, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("partition", "partitions"),
+        ("review_score", "review_score_min"),
+        ("kafka_server", "kafka_servers"),
+        ("stat_dir", "state_dir"),
+        ("challenger", "challengers"),
+    ],
+)
+def test_an_unknown_setting_is_answered_with_the_nearest(name: str, nearest: str) -> None:
+    said = rf"^unknown setting '{name}' \(did you mean '{nearest}'\?\)$"
+
+    with pytest.raises(SettingError, match=said):
+        load_settings({}, {f"FRAUD_{name.upper()}": "1"})
+
+
+def test_a_setting_unlike_any_other_is_refused_without_a_guess() -> None:
+    with pytest.raises(SettingError, match="^unknown setting 'xyzzy'$"):
+        load_settings({"xyzzy": 1}, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"partitions": "many"}, r"partitions must be int \(got 'many'\)"),
+        ({"partitions": "2.5"}, "partitions must be int"),
+        ({"partitions": 2.5}, r"partitions must be int \(got 2.5\)"),
+        ({"partitions": True}, r"partitions must be int \(got True\)"),
+        ({"partitions": [1]}, "partitions must be int"),
+        ({"partitions": float("inf")}, "partitions must be int"),
+        ({"maturity_days": "soon"}, "maturity_days must be float"),
+        ({"maturity_days": "nan"}, "maturity_days must be a number from 0 on"),
+        ({"maturity_days": "inf"}, "maturity_days must be a number from 0 on"),
+        ({"maturity_days": -1.0}, "maturity_days must be a number from 0 on"),
+        ({"retry_seconds_max": "-0.5"}, "retry_seconds_max must be a number from 0 on"),
+        ({"kafka_servers": 9092}, r"kafka_servers must be str \(got 9092\)"),
+        ({"schema": {"name": "card"}}, "schema must be str"),
+        ({"partitions": 0}, r"partitions must be at least 1 \(got 0\)"),
+        ({"batch_events_max": 0}, "batch_events_max must be at least 1"),
+        ({"feedback_limit": -1}, "feedback_limit must be at least 1"),
+        ({"models_kept": 0}, "models_kept must be at least 1"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_name(given: dict[str, object], said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        load_settings(given, {})
+
+
+@pytest.mark.parametrize(
+    ("review", "decline"),
+    [(0.7, 0.7), (0.8, 0.2), (0.0, 0.5), (-0.1, 0.5), (0.5, 1.1), ("nan", 0.5), (0.5, "nan")],
+)
+def test_thresholds_that_contradict_each_other_are_both_named(
+    review: object, decline: object
+) -> None:
+    said = r"review_score_min \(.*\) must lie above 0 and below decline_score_min \(.*\)"
+
+    with pytest.raises(SettingError, match=said):
+        load_settings({"review_score_min": review, "decline_score_min": decline}, {})
+
+
+def test_a_decline_threshold_of_one_is_allowed() -> None:
+    assert load_settings({"decline_score_min": 1}, {}).decline_score_min == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("logistic", ("logistic",)),
+        ("logistic, forest ", ("logistic", "forest")),
+        ("none", ()),
+        ("", ()),
+        ("additive,logistic", ("logistic",)),
+    ],
+)
+def test_challengers_are_a_list_without_the_champion(text: str, names: tuple[str, ...]) -> None:
+    assert Settings(model="additive", challengers=text).challenger_names == names
