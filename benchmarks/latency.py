@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 import click
 import numpy as np
@@ -33,6 +33,9 @@ DRAIN_SECONDS_MAX = 30.0
 POLL_MS = 10
 LINGER_MS = 1
 CUSTOMERS, TERMINALS = 5_000, 10_000
+LABEL_DELAY_MS = parse_duration("1h")
+LABEL_SHARE = 0.1
+QUANTILES = (0.5, 0.95, 0.99, 0.999, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +60,21 @@ class DecisionClock:
         self.seen: dict[str, float] = {}
         self._stop = threading.Event()
         self._consumer = KafkaConsumer(
-            bootstrap_servers=servers.split(","), enable_auto_commit=False, fetch_max_wait_ms=POLL_MS
+            bootstrap_servers=servers.split(","),
+            enable_auto_commit=False,
+            fetch_max_wait_ms=POLL_MS,
         )
         self._consumer.assign([TopicPartition(DECISIONS, p) for p in range(partitions)])
         self._consumer.seek_to_beginning()
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._stop.set()
+        self._thread.join()
 
     def _read(self) -> None:
         while not self._stop.is_set():
@@ -73,41 +85,52 @@ class DecisionClock:
                     self.seen.setdefault(record.key.decode(), now)
         self._consumer.close()
 
-    def stop(self, wanted: int) -> None:
-        """Wait for so many decisions, within reason, and end."""
+    def wait_for(self, wanted: int) -> None:
+        """Wait for so many decisions, within reason."""
         deadline = time.monotonic() + DRAIN_SECONDS_MAX
         while len(self.seen) < wanted and time.monotonic() < deadline:
             time.sleep(0.05)
-        self._stop.set()
-        self._thread.join()
 
 
 def measure(settings: Settings, rate: float, seconds: float) -> Latency:
     """Run the whole road at a rate and measure."""
     events = round(rate * (seconds + WARM_SECONDS))
     sent: dict[str, float] = {}
+    world = SimulatorOptions(customers=CUSTOMERS, terminals=TERMINALS, days=events // CUSTOMERS + 2)
     with (
         Stack(settings, attached=True, say=_say) as endpoints,
         services(("worker", "trainer"), settings, endpoints, _say),
+        DecisionClock(endpoints.kafka_servers, settings.partitions) as clock,
     ):
-        clock = DecisionClock(endpoints.kafka_servers, settings.partitions)
-        days = 2 * events // (2 * CUSTOMERS) + 2
         publish(
-            limited(simulate(SimulatorOptions(CUSTOMERS, TERMINALS, days)), events),
+            limited(simulate(world), events),
             load_schema(settings.schema),
             endpoints.kafka_servers,
             pace=Pace(rate=rate),
-            labels=LabelOptions(delay_ms=parse_duration("1h"), genuine_share=0.1),
+            labels=LabelOptions(delay_ms=LABEL_DELAY_MS, genuine_share=LABEL_SHARE),
             watch=Watch(on_send=sent.__setitem__),
             linger_ms=LINGER_MS,
         )
-        clock.stop(len(sent))
+        clock.wait_for(len(sent))
+    return _latency(rate, sent, clock.seen)
+
+
+def _latency(rate: float, sent: dict[str, float], seen: dict[str, float]) -> Latency:
     first = min(sent.values())
     judged = [key for key, moment in sent.items() if moment >= first + WARM_SECONDS]
-    waits = [clock.seen[key] - sent[key] for key in judged if key in clock.seen]
-    p50, p95, p99, p999, most = np.quantile(waits, [0.5, 0.95, 0.99, 0.999, 1.0]) * 1000
-    missing = len(judged) - len(waits)
-    return Latency(rate, events, len(waits), missing, *(round(float(q), 2) for q in (p50, p95, p99, p999, most)))
+    waits = [seen[key] - sent[key] for key in judged if key in seen]
+    p50, p95, p99, p999, most = (np.quantile(waits, QUANTILES) * 1000).round(2).tolist()
+    return Latency(
+        rate=rate,
+        events=len(sent),
+        measured=len(waits),
+        missing=len(judged) - len(waits),
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        p999_ms=p999,
+        max_ms=most,
+    )
 
 
 def _say(line: str) -> None:
@@ -129,8 +152,14 @@ def main(rate: float, seconds: float, as_json: bool, out: Path | None) -> None:
     if as_json:
         click.echo(record)
         return
-    click.echo(f"produce to decision at {rate:,.0f} events/s, {found.measured:,} measured, missing {found.missing}")
-    click.echo(f"p50 {found.p50_ms} ms   p95 {found.p95_ms} ms   p99 {found.p99_ms} ms   p99.9 {found.p999_ms} ms   max {found.max_ms} ms")
+    click.echo(
+        f"produce to decision at {rate:,.0f} events/s: "
+        f"{found.measured:,} measured, {found.missing} missing"
+    )
+    click.echo(
+        f"p50 {found.p50_ms} ms   p95 {found.p95_ms} ms   p99 {found.p99_ms} ms   "
+        f"p99.9 {found.p999_ms} ms   max {found.max_ms} ms"
+    )
 
 
 if __name__ == "__main__":

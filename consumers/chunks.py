@@ -49,6 +49,8 @@ class ChunkConsumer(driver.Consumer):
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
         """Fetch once, and give a message for each partition that had records."""
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow.wait())
         generation = self.app.consumer_generation_id
         records = await self._fetch(timeout)
         for tp, chunk in records.items():
@@ -59,12 +61,14 @@ class ChunkConsumer(driver.Consumer):
                 continue
             message: Any = self._to_message(tp, chunk[0])
             message.value = chunk
+            # Faust drops what lies before its own mark, and a chunk that is dropped would count as
+            # in work for ever. A seek may lie before it: the store knows what is new.
+            if message.offset < (self._read_offset.get(tp) or 0):
+                self._read_offset[tp] = None
             self._in_work[tp.topic] += 1
             yield tp, message
 
     async def _fetch(self, timeout: float) -> Mapping[TP, list[Any]]:
-        if not self.flow_active:
-            await self.wait(self.can_resume_flow.wait())
         active = set(self._get_active_partitions())
         held = {tp for tp in active if self._in_work[tp.topic] >= CHUNKS_OF_TOPIC_MAX}
         self._room.clear()

@@ -172,6 +172,7 @@ class Worker:
 
     async def _recovered(self, tp: TP) -> int | None:
         async with self._lock(tp):
+            self._gaps.pop(tp, None)
             if tp.topic == TRANSACTIONS:
                 part: Part = self._scorers.setdefault(
                     tp.partition, Scorer(self._parts, tp.partition)

@@ -20,6 +20,7 @@ from pipeline.errors import FraudstreamError
 from pipeline.settings import SETTINGS, load_settings
 
 INTERRUPTED = 130
+FOREIGN_LOGGERS = ("aiokafka", "faust", "kafka", "mode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,10 @@ def cli(context: click.Context, config: Path | None, verbose: bool) -> None:
     """
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    if not verbose:
+        # The clients say on their own account what our processes say in their words.
+        for name in FOREIGN_LOGGERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     context.obj = load_settings({}, os.environ, config)
 
 

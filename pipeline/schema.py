@@ -21,6 +21,7 @@ import msgspec
 from pipeline.errors import SchemaError
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+FIELD = re.compile(r"[^\x00-\x1f\"'\\]{1,128}")
 
 
 class Entity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -151,6 +152,12 @@ def _check(schema: Schema, place: str) -> None:
         if not NAME.fullmatch(name):
             raise SchemaError(f"schema {place}: name must match {NAME.pattern} (got {name!r})")
     fields = [*schema.event_fields, *([schema.label] if schema.label else [])]
+    for field in fields:
+        if not FIELD.fullmatch(field):
+            raise SchemaError(
+                f"schema {place}: a field has 1 to 128 printable characters without quotes and "
+                f"backslashes (got {field!r})"
+            )
     for kind, given in (("name", names), ("field", fields)):
         twice = {item for item in given if given.count(item) > 1}
         if twice:

@@ -27,6 +27,7 @@ from pipeline.settings import Settings
 from producers.batch import EventBatch
 from producers.feed import LabelOptions, limited
 from producers.simulator import Drift, SimulatorOptions, expected_transactions, simulate
+from stack.connections import kafka_servers_of
 
 LABEL_DELAY = "7d"
 SIMULATED_ENTITIES = ("card", "terminal")
@@ -34,7 +35,9 @@ SIMULATED_ENTITIES = ("card", "terminal")
 _DEFAULT = SimulatorOptions()
 
 
-class _Duration(click.ParamType):
+class Duration(click.ParamType):
+    """A span of time such as 7d or 90m; the command gets milliseconds."""
+
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
@@ -83,7 +86,7 @@ def _world_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--speedup", type=float, help="Seconds of event time in a second.")
 @click.option(
     "--label-delay",
-    type=_Duration(),
+    type=Duration(),
     default=LABEL_DELAY,
     show_default=True,
     help="Event time from a transaction to its label: 7d, 90m, 30s, 0.",
@@ -128,18 +131,6 @@ def simulate_command(out: Path, **options: Any) -> None:
     with _bar(total) as show:
         count = write_events(out, _counted(batches, show), schema)
     click.echo(f"wrote {count:,} transactions to {out}")
-
-
-def bootstrap_servers(settings: Settings) -> str:
-    """Give Kafka's addresses: those of the settings, else those of the embedded one."""
-    if settings.kafka_servers:
-        return settings.kafka_servers
-    from stack.servers import find_endpoints  # noqa: PLC0415 - only where nothing is configured
-
-    endpoints = find_endpoints(Path(settings.state_dir))
-    if endpoints is None:
-        raise SettingError("no Kafka is known: run fraudstream up, or set kafka_servers")
-    return endpoints.kafka_servers
 
 
 def _settings() -> Settings:
@@ -210,7 +201,7 @@ def _publish(
         published = publish(
             batches,
             schema,
-            bootstrap_servers(settings),
+            kafka_servers_of(settings),
             pace=Pace(rate=options["rate"], speedup=options["speedup"]),
             labels=labels,
             watch=Watch(stop=stop, progress=report, total=total),

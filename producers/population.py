@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree  # type: ignore[import-untyped]
+from scipy.spatial import KDTree
 
 SQUARE_SIDE = 100.0
 MEAN_AMOUNT_RANGE = (5.0, 100.0)

@@ -22,7 +22,7 @@ from pipeline.records import ACTIONS
 from pipeline.replay import Replay, ReplayOptions, ReplayResult
 from pipeline.schema import load_schema
 from pipeline.settings import Settings
-from producers.commands import _Duration
+from producers.commands import Duration
 from producers.datasets import count_rows, read_events
 
 # Rows that a row group of the decisions file has, at least.
@@ -67,7 +67,7 @@ class DecisionFile:
             [decisions.model_version] * len(decisions),
         )
         for column, values in zip(self._columns, batch, strict=True):
-            column += values
+            column.extend(values)
         if len(self._columns[0]) >= ROW_GROUP_EVENTS:
             self._flush()
 
@@ -79,7 +79,7 @@ class DecisionFile:
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--label-delay", type=_Duration(), default="7d", show_default=True,
+    "--label-delay", type=Duration(), default="7d", show_default=True,
     help="Event time from an event to its label: 7d, 12h, 0.",
 )  # fmt: skip
 @click.option("--start", type=click.DateTime(), help="Measure quality from this moment on (UTC).")
@@ -129,9 +129,13 @@ def _run(
 @contextmanager
 def _progress(total: int | None) -> Iterator[Callable[[ReplayResult], None]]:
     columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,} events"),
-        TextColumn("{task.fields[rate]:>9,.0f} events/s"), TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,} events"),
+        TextColumn("{task.fields[rate]:>9,.0f} events/s"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("replay", total=total, rate=0.0)
 

@@ -3,14 +3,12 @@
 The answer goes to stdout, progress to stderr. The settings come as the context's object.
 """
 
-from pathlib import Path
-
 import click
 import msgspec
 
-from pipeline.errors import StackError
 from pipeline.settings import Settings
-from stack.servers import Endpoints, ServerStatus, Stack, find_endpoints
+from stack.connections import kafka_servers_of
+from stack.servers import Endpoints, ServerStatus, Stack
 from stack.topic_setup import create_topics
 
 MEGABYTE = 1_000_000
@@ -50,7 +48,7 @@ def topics() -> None:
     On the Kafka of `kafka_servers`, or on the embedded one when that is empty.
     """
     settings = _settings()
-    created = create_topics(settings.kafka_servers or _embedded(settings), settings)
+    created = create_topics(kafka_servers_of(settings), settings)
     click.echo(f"created {', '.join(created)}" if created else "all topics exist")
 
 
@@ -62,15 +60,6 @@ def _settings() -> Settings:
 
 def _stack() -> Stack:
     return Stack(_settings(), attached=False, say=lambda line: click.echo(line, err=True))
-
-
-def _embedded(settings: Settings) -> str:
-    endpoints = find_endpoints(Path(settings.state_dir))
-    if endpoints is None:
-        raise StackError(
-            "no Kafka: set kafka_servers, or start the embedded one with `fraudstream up`"
-        )
-    return endpoints.kafka_servers
 
 
 def _named(endpoints: Endpoints) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score  # type: ignore[import-untyped]
+from sklearn.metrics import average_precision_score
 
 from models import Additive, ArrayModel, Logistic
 from models.additive import CUT_DISTANCE_MAX, FIRST_CUT, SAMPLE_SIZE, next_cut

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.metrics import (  # type: ignore[import-untyped]
+from sklearn.metrics import (
     average_precision_score,
     brier_score_loss,
     log_loss,

@@ -23,10 +23,11 @@ from pipeline.settings import Settings
 from pipeline.topics import FEEDBACK, TRANSACTIONS
 from producers import publisher
 from producers.batch import joined
-from producers.commands import bootstrap_servers, publish_command, simulate_command
+from producers.commands import publish_command, simulate_command
 from producers.feed import LabelOptions, limited
 from producers.publisher import Pace, Progress, Watch, publish
 from producers.simulator import SimulatorOptions, simulate
+from stack.connections import kafka_servers_of
 from stack.servers import Endpoints
 from stack.topic_setup import administration
 
@@ -254,6 +255,6 @@ def when(holds: Callable[[], bool], number: signal.Signals) -> Iterator[None]:
 def test_the_servers_are_the_configured_or_the_embedded_ones(
     settings: Settings, stack: Endpoints, tmp_path: Path
 ) -> None:
-    assert bootstrap_servers(settings) == stack.kafka_servers
-    with pytest.raises(SettingError, match="run fraudstream up, or set kafka_servers"):
-        bootstrap_servers(Settings(state_dir=str(tmp_path)))
+    assert kafka_servers_of(settings) == stack.kafka_servers
+    with pytest.raises(SettingError, match="kafka_servers is not set"):
+        kafka_servers_of(Settings(state_dir=str(tmp_path)))
