@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo
+.PHONY: help setup test lint demo docs latency million
 
 BIN := .venv/bin
 STAMP := .venv/.made
@@ -31,6 +31,15 @@ lint: setup ## Mend what can be mended by itself, show the rest
 
 demo: setup ## Run the whole system on this machine for a few minutes, leaving nothing running
 	@$(BIN)/fraudstream demo
+
+docs: setup ## Write docs/reference.md from the tables in the code
+	@$(BIN)/python -m stack.reference > docs/reference.md
+
+latency: setup ## Measure produce-to-decision latency at 1,000 events/s
+	@$(BIN)/python -m benchmarks.latency $(ARGS)
+
+million: setup ## Send a million transactions and their labels through, account for every one
+	@$(BIN)/python -m benchmarks.million $(ARGS)
 
 $(STAMP): pyproject.toml uv.lock
 	@python="$$(for name in python3 python3.13 python3.12 python3.11 python; do \

@@ -4,9 +4,9 @@ Faust's own path awaits once for every record, which costs a hundred microsecond
 once for a chunk. The message carries the list of records and the offset of the first.
 
 The store, not the group, knows where to read on (`pipeline/commit.py`), so after an assignment the
-consumer seeks to what `Owner.take_over` says. A topic hands over no more chunks than are worked
-on: its partitions are left out of the next fetch until there is room, so that memory is bounded
-and no topic starves another.
+consumer seeks to what `Owner.take_over` says. A partition hands over no more chunks than are worked
+on: it is left out of the next fetch until there is room, so that memory is bounded and no
+partition starves another.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from typing import Any, Protocol
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-# One chunk is worked on while the next one waits.
-CHUNKS_OF_TOPIC_MAX = 2
-# While a topic is held back, the others are asked in short turns, so that it is not kept waiting.
+# One chunk is worked on while the next ones wait.
+CHUNKS_OF_PARTITION_MAX = 3
+# While a partition is held back, the others are asked in short turns, lest it be kept waiting.
 HELD_BACK_SECONDS = 0.005
 
 
@@ -39,12 +39,12 @@ class ChunkConsumer(driver.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._in_work: Counter[str] = Counter()
+        self._in_work: Counter[TP] = Counter()
         self._room = asyncio.Event()
 
-    def finished(self, topic: str) -> None:
-        """Say that a chunk of a topic was worked on."""
-        self._in_work[topic] = max(self._in_work[topic] - 1, 0)
+    def finished(self, tp: TP) -> None:
+        """Say that a chunk of a partition was worked on."""
+        self._in_work[tp] = max(self._in_work[tp] - 1, 0)
         self._room.set()
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
@@ -65,12 +65,12 @@ class ChunkConsumer(driver.Consumer):
             # in work for ever. A seek may lie before it: the store knows what is new.
             if message.offset < (self._read_offset.get(tp) or 0):
                 self._read_offset[tp] = None
-            self._in_work[tp.topic] += 1
+            self._in_work[tp] += 1
             yield tp, message
 
     async def _fetch(self, timeout: float) -> Mapping[TP, list[Any]]:
         active = set(self._get_active_partitions())
-        held = {tp for tp in active if self._in_work[tp.topic] >= CHUNKS_OF_TOPIC_MAX}
+        held = {tp for tp in active if self._in_work[tp] >= CHUNKS_OF_PARTITION_MAX}
         self._room.clear()
         if active == held:
             with contextlib.suppress(TimeoutError):

@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -13,6 +14,7 @@ from redis import Redis
 from rich.console import Console
 from rich.table import Table
 
+from consumers.monitor import run_monitor
 from consumers.review_queue import ReviewQueue, send_label
 from consumers.trainer import Trainer
 from consumers.worker import Worker
@@ -78,6 +80,24 @@ async def _until_stopped(process: Trainer, on_ready: Callable[[], None]) -> None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await process.run(stop, on_ready)
+
+
+@click.command()
+def monitor() -> None:
+    """Measure quality and drift of what was decided, and serve them as metrics.
+
+    It reads the logs from their beginning, and changes nothing.
+    """
+    settings, _, endpoints = _parts()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    run_monitor(
+        settings,
+        kafka_servers=endpoints.kafka_servers,
+        stop=stop,
+        on_ready=lambda port: _ready("monitor", port, settings),
+    )
 
 
 @click.command()

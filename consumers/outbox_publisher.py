@@ -6,9 +6,11 @@ from itertools import groupby
 from operator import attrgetter
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.structs import RecordMetadata
 
 from pipeline.commit import OutboxRecord
+from pipeline.errors import SettingError
 
 BATCH_BYTES_MAX = 900_000
 REQUEST_BYTES_MAX = 34 * 1024 * 1024
@@ -35,7 +37,14 @@ class OutboxPublisher:
             max_request_size=REQUEST_BYTES_MAX,
             request_timeout_ms=REQUEST_MS_MAX,
         )
-        await self._producer.start()
+        try:
+            await self._producer.start()
+        except KafkaConnectionError as error:
+            await self._producer.stop()
+            raise SettingError(
+                f"no Kafka broker answers at {self._servers}: "
+                "start it (fraudstream up), or set kafka_servers"
+            ) from error
 
     async def stop(self) -> None:
         """Send what is left, and disconnect."""

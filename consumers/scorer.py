@@ -24,6 +24,8 @@ from pipeline.settings import Settings
 from pipeline.topics import DECISIONS, TRANSACTIONS
 
 STAGE = "decode"
+# An event so far behind the newest of its partition is late: scored all the same, and counted.
+LATE_MS = 15 * 60 * 1000
 # The partition of so many keys is remembered, about 20 MB.
 KEYS_REMEMBERED_MAX = 131_072
 
@@ -71,6 +73,7 @@ class Scorer:
         with timed(counts, "decode"):
             decoded = self._decoder.decode([record.value for record in records])
             batch, rows, rejected = self._placed(*decoded)
+        late = int((batch.event_time_ms < self._watermark_ms - LATE_MS).sum())
         with timed(counts, "read"):
             await self._profiles.load(batch)
         with timed(counts, "decide"):
@@ -92,7 +95,10 @@ class Scorer:
             counts.commits_refused += 1
             await self.recover()
             return False
-        self._count(len(records), decisions, len(batch), rejected)
+        counts.events += len(records)
+        counts.late += late
+        counts.duplicates += len(batch) - len(decisions)
+        self._count(decisions, rejected)
         return True
 
     @property
@@ -142,13 +148,9 @@ class Scorer:
         ]
         return changes + ([("ZADD", f"review:{p}", *alerts)] if alerts else [])
 
-    def _count(
-        self, events: int, decisions: Decisions, decoded: int, rejected: Sequence[Rejected]
-    ) -> None:
+    def _count(self, decisions: Decisions, rejected: Sequence[Rejected]) -> None:
         counts = self._parts.counts
-        counts.events += events
         counts.commits += 1
-        counts.duplicates += decoded - len(decisions)
         for action in decisions.actions.tolist():
             counts.decisions[ACTIONS[action]] += 1
         for item in rejected:

@@ -19,8 +19,8 @@ import faust
 from faust.types import TP
 
 from consumers.chunks import ChunkConsumer
-from consumers.dead_letters import InputRecord
 from consumers.labeller import Labeller
+from consumers.lane import Lane
 from consumers.model_feed import ModelFeed
 from consumers.outbox_publisher import OutboxPublisher
 from consumers.redis_store import RedisStore
@@ -42,8 +42,6 @@ TICK_SECONDS = 0.5
 STOP_SECONDS_MAX = 8.0
 # Records fetched at once; a batch is cut from them.
 FETCHED_RECORDS_MAX = 8192
-
-Part = Scorer | Labeller
 
 
 class _ChunkSchema(faust.Schema[Any, Any]):
@@ -74,17 +72,14 @@ class Worker:
             counts=self.counts,
             owner=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         )
-        self._scorers: dict[int, Scorer] = {}
-        self._labellers: dict[int, Labeller] = {}
-        # A batch and a tick of one partition must not interleave.
-        self._locks: dict[TP, asyncio.Lock] = {}
-        self._gaps: dict[TP, tuple[int, int]] = {}
+        self._lanes: dict[TP, Lane] = {}
+        self._working: dict[TP, asyncio.Task[None]] = {}
         self._app = self._build_app(kafka_servers)
 
     @property
     def partitions(self) -> list[int]:
         """The partitions of `transactions` that are ours now."""
-        return sorted(self._scorers)
+        return sorted(tp.partition for tp in self._lanes if tp.topic == TRANSACTIONS)
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Work until SIGTERM or SIGINT."""
@@ -115,6 +110,10 @@ class Worker:
         for task in running:
             task.cancel()
         await self._app.stop()
+        for lane in self._lanes.values():
+            lane.clear()
+        # Batches under way are finished; those that waited are read again by whoever is next.
+        await asyncio.gather(*self._working.values())
         await self._publisher.stop()
         await self._feed.stop()
         await self._store.close()
@@ -137,18 +136,39 @@ class Worker:
         )
         consumer = type("WorkerConsumer", (ChunkConsumer,), {"owner": self})
         setattr(app.transport, "Consumer", consumer)  # noqa: B010 - declared as a class variable
-        for name, work in ((TRANSACTIONS, self._score), (FEEDBACK, self._label)):
+        for name in (TRANSACTIONS, FEEDBACK):
             topic = app.topic(name, schema=_ChunkSchema())
-            app.agent(topic, name=f"{GROUP}-{name}")(self._agent(name, work))
+            app.agent(topic, name=f"{GROUP}-{name}")(self._agent())
         return app
 
-    def _agent(self, topic: str, work: Callable[[TP, list[Any]], Awaitable[None]]) -> Any:
+    def _agent(self) -> Any:
+        # Faust wants a function of its own for each agent.
         async def agent(stream: Any) -> None:
-            async for event in stream.events():
-                await self._guarded(work(event.message.tp, event.message.value))
-                cast(ChunkConsumer, self._app.consumer).finished(topic)
+            await self._guarded(self._dispatch(stream))
 
         return agent
+
+    async def _dispatch(self, stream: Any) -> None:
+        """Hand each chunk to its lane; what happens there is not waited for."""
+        async for event in stream.events():
+            lane = self._lanes.get(TP(*event.message.tp))
+            if lane is None:
+                self._finished(event.message.tp)
+                continue
+            lane.put(event.message.value)
+            if lane.tp not in self._working:
+                self._start(lane)
+
+    def _start(self, lane: Lane) -> None:
+        task = asyncio.create_task(self._guarded(lane.drain()))
+        self._working[lane.tp] = task
+        task.add_done_callback(lambda _: self._working.pop(lane.tp, None))
+
+    def _finished(self, tp: TP) -> None:
+        cast(ChunkConsumer, self._app.consumer).finished(tp)
+
+    async def _seek(self, tp: TP, offset: int) -> None:
+        await self._app.consumer.seek(tp, offset)
 
     async def _guarded(self, work: Awaitable[None]) -> None:
         try:
@@ -159,70 +179,37 @@ class Worker:
 
     async def take_over(self, partitions: Iterable[TP]) -> Mapping[TP, int | None]:
         """Recover assigned partitions; give the offset to read each from."""
-        assigned = {tp for tp in partitions if tp.topic in (TRANSACTIONS, FEEDBACK)}
-        numbers = {(tp.topic, tp.partition) for tp in assigned}
-        for partition in [p for p in self._scorers if (TRANSACTIONS, p) not in numbers]:
-            del self._scorers[partition]
-            self.counts.watermark_ms.pop(partition, None)
-        for partition in [p for p in self._labellers if (FEEDBACK, p) not in numbers]:
-            del self._labellers[partition]
-        offsets = {tp: await self._recovered(tp) for tp in sorted(assigned)}
+        assigned = sorted(TP(*tp) for tp in partitions if tp.topic in (TRANSACTIONS, FEEDBACK))
+        for tp in [tp for tp in self._lanes if tp not in assigned]:
+            self._lanes.pop(tp).clear()
+            if tp.topic == TRANSACTIONS:
+                self.counts.watermark_ms.pop(tp.partition, None)
+        for tp in assigned:
+            if tp not in self._lanes:
+                self._lanes[tp] = self._lane(tp)
+        offsets = {tp: await self._lanes[tp].recover() for tp in assigned}
         logger.info("assigned: partitions=%s", self.partitions)
         return offsets
 
-    async def _recovered(self, tp: TP) -> int | None:
-        async with self._lock(tp):
-            self._gaps.pop(tp, None)
-            if tp.topic == TRANSACTIONS:
-                part: Part = self._scorers.setdefault(
-                    tp.partition, Scorer(self._parts, tp.partition)
-                )
-            else:
-                part = self._labellers.setdefault(tp.partition, Labeller(self._parts, tp.partition))
-            return await part.recover()
-
-    def _lock(self, tp: TP) -> asyncio.Lock:
-        return self._locks.setdefault(TP(tp.topic, tp.partition), asyncio.Lock())
-
-    async def _score(self, tp: TP, records: list[Any]) -> None:
-        await self._work(self._scorers.get(tp.partition), tp, records)
-
-    async def _label(self, tp: TP, records: list[Any]) -> None:
-        await self._work(self._labellers.get(tp.partition), tp, records)
-
-    async def _work(self, part: Part | None, tp: TP, records: list[Any]) -> None:
-        """Work on a chunk, in batches, from where the store stands."""
-        if part is None:
-            return
-        taken = [
-            InputRecord(tp.topic, tp.partition, record.offset, record.key, record.value)
-            for record in records
-        ]
-        async with self._lock(tp):
-            while taken := [item for item in taken if item.offset >= (part.position or 0)]:
-                if await self._is_gap(tp, part.position, taken[0].offset):
-                    return
-                await part.handle(taken[: self._settings.batch_events_max])
-
-    async def _is_gap(self, tp: TP, position: int | None, offset: int) -> bool:
-        """Say whether records were skipped, and go back; a gap that stays is in the log itself."""
-        if position is None or offset == position or self._gaps.get(tp) == (position, offset):
-            return False
-        logger.warning(
-            "gap: topic=%s partition=%d offset=%d expected=%d",
-            tp.topic, tp.partition, offset, position,
-        )  # fmt: skip
-        self._gaps[tp] = (position, offset)
-        await self._app.consumer.seek(tp, position)
-        return True
+    def _lane(self, tp: TP) -> Lane:
+        part = Scorer if tp.topic == TRANSACTIONS else Labeller
+        return Lane(
+            tp,
+            part(self._parts, tp.partition),
+            batch_events_max=self._settings.batch_events_max,
+            seek=self._seek,
+            finished=self._finished,
+        )
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            for partition, labeller in list(self._labellers.items()):
-                async with self._lock(TP(FEEDBACK, partition)):
-                    if self._labellers.get(partition) is labeller:
-                        await labeller.tick()
+            for lane in list(self._lanes.values()):
+                if isinstance(lane.part, Labeller):
+                    async with lane.lock:
+                        # While it waited for the lock, the partition may have gone to another.
+                        if self._lanes.get(lane.tp) is lane:
+                            await lane.part.tick()
             await self._look()
 
     async def _look(self) -> None:
@@ -232,4 +219,5 @@ class Worker:
             waiting += await self._store.redis.hlen(f"w:{partition}")
             expired += int(await self._store.redis.hget(f"ledger:{partition}", "expired") or 0)
         self.counts.feedback_waiting, self.counts.feedback_expired = waiting, expired
-        self.counts.labels_pending = sum(item.pending for item in self._labellers.values())
+        labellers = [lane.part for lane in self._lanes.values() if isinstance(lane.part, Labeller)]
+        self.counts.labels_pending = sum(labeller.pending for labeller in labellers)

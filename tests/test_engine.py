@@ -214,9 +214,7 @@ def test_the_size_of_a_batch_changes_no_decision(size: int) -> None:
     batch, whole, cut = traffic(32, 100), World(), World()
     expected = whole.engine.decide(batch)
 
-    parts = [
-        cut.engine.decide(batch.slice(start, start + size)) for start in range(0, 100, size)
-    ]
+    parts = [cut.engine.decide(batch.slice(start, start + size)) for start in range(0, 100, size)]
 
     assert np.concatenate([part.scores for part in parts]).tobytes() == expected.scores.tobytes()
     assert [reasons for part in parts for reasons in part.reasons] == expected.reasons

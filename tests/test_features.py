@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -113,7 +113,10 @@ def test_the_hash_of_a_table_changes_with_names_and_order_only() -> None:
 
 
 def test_a_schema_of_one_entity_has_all_of_its_columns() -> None:
-    kernel, batch = FeatureKernel(ONE_ENTITY), first_entity(visits([MONDAY_MS, MONDAY_MS + HOUR_MS]))
+    kernel, batch = (
+        FeatureKernel(ONE_ENTITY),
+        first_entity(visits([MONDAY_MS, MONDAY_MS + HOUR_MS])),
+    )
     profiles = MemoryProfiles(ONE_ENTITY, LearnedProfiles(ONE_ENTITY))
 
     out = kernel.read_and_record(batch, profiles.open(batch))
@@ -149,7 +152,7 @@ def read_without_labels() -> list[int]:
 
 
 def plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a function of the module with every kernel that it uses, and they use, as plain Python."""
+    """Give a function of the module as plain Python, with all kernels that it leads to."""
     space = dict(vars(pipeline.features))
     for name, value in vars(pipeline.features).items():
         if hasattr(value, "py_func"):
@@ -253,8 +256,7 @@ def test_no_feature_changes_with_what_comes_later(seed: int, known: int) -> None
     assert first_rows(future) == first_rows(other)
     alone = past.slice(0, known)
     assert (
-        first_rows(future)
-        == KERNEL.read_and_record(alone, Memory().profiles.open(alone)).tobytes()
+        first_rows(future) == KERNEL.read_and_record(alone, Memory().profiles.open(alone)).tobytes()
     )
 
 
@@ -464,7 +466,6 @@ def ring_after(events: Sequence[tuple[int, int]]) -> NDArray[Any]:
     return ring
 
 
-@settings(deadline=None)
 @given(VISITS, st.randoms(use_true_random=False))
 def test_a_ring_is_the_same_after_any_order_of_its_events(
     events: list[tuple[int, int]], chance: Any
@@ -475,7 +476,6 @@ def test_a_ring_is_the_same_after_any_order_of_its_events(
     assert ring_after(shuffled).tobytes() == ring_after(sorted(events)).tobytes()
 
 
-@settings(deadline=None)
 @given(VISITS)
 def test_partitions_that_send_sums_make_the_ring_of_all_events(
     events: list[tuple[int, int]],

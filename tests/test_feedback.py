@@ -84,7 +84,9 @@ def test_the_opposite_verdict_corrects_unless_its_source_ranks_lower(
 
 
 def test_a_label_of_low_rank_corrects_what_it_supersedes_by_name() -> None:
-    path, known = settle(FRAUD_KNOWN, label("l2", source="customer", is_fraud=False, supersedes="l1"))
+    path, known = settle(
+        FRAUD_KNOWN, label("l2", source="customer", is_fraud=False, supersedes="l1")
+    )
 
     assert (path, known.is_fraud, known.source) == ("corrected", False, "customer")
 

@@ -164,9 +164,7 @@ def test_what_labels_teach_is_kept_for_each_entity() -> None:
 def test_a_correction_takes_back_what_was_learned_of_an_entity() -> None:
     features = bytes(4 * WIDTH)
     said = example(0, schema_hash=HASH, features=features)
-    corrected = example(
-        1, schema_hash=HASH, features=features, verdict="genuine", supersedes="l0"
-    )
+    corrected = example(1, schema_hash=HASH, features=features, verdict="genuine", supersedes="l0")
 
     ours = fold(learner(), [said, corrected])
 

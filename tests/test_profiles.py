@@ -1,5 +1,7 @@
 """Rows by id: they grow, are stored as bytes and read back; a hash tells ids apart."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -46,7 +48,7 @@ def test_an_id_keeps_its_slot_and_a_new_one_gets_the_next(ids: list[str]) -> Non
 
 @pytest.mark.parametrize("make", TABLES)
 @pytest.mark.parametrize("count", [15, 16, 17, 1000])
-def test_rows_keep_their_bytes_when_the_table_grows(make: type[Table], count: int) -> None:
+def test_rows_keep_their_bytes_when_the_table_grows(make: Callable[[], Table], count: int) -> None:
     table = filled(make(), ["a", "b"])
     before = table.blob("a"), table.blob("b")
 
@@ -58,7 +60,7 @@ def test_rows_keep_their_bytes_when_the_table_grows(make: type[Table], count: in
 
 
 @pytest.mark.parametrize("make", TABLES)
-def test_a_row_that_is_new_is_empty(make: type[Table]) -> None:
+def test_a_row_that_is_new_is_empty(make: Callable[[], Table]) -> None:
     table = filled(make(), [f"a{number}" for number in range(16)])
 
     table.slots(["new"])
@@ -67,7 +69,7 @@ def test_a_row_that_is_new_is_empty(make: type[Table]) -> None:
 
 
 @pytest.mark.parametrize("make", TABLES)
-def test_what_is_stored_is_loaded_again(make: type[Table]) -> None:
+def test_what_is_stored_is_loaded_again(make: Callable[[], Table]) -> None:
     ids = [f"a{number}" for number in range(40)]
     table, other = filled(make(), ids), make()
 
@@ -77,7 +79,7 @@ def test_what_is_stored_is_loaded_again(make: type[Table]) -> None:
 
 
 @pytest.mark.parametrize("make", TABLES)
-def test_loading_replaces_a_row_in_its_slot(make: type[Table]) -> None:
+def test_loading_replaces_a_row_in_its_slot(make: Callable[[], Table]) -> None:
     table = filled(make(), ["a", "b"])
     kept, stored = table.blob("b"), filled(make(), ["x"], seed=2).blob("x")
 
@@ -115,7 +117,7 @@ def test_loading_nothing_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("make", TABLES)
-def test_a_cleared_table_has_forgotten_every_id(make: type[Table]) -> None:
+def test_a_cleared_table_has_forgotten_every_id(make: Callable[[], Table]) -> None:
     table = filled(make(), ["a"])
 
     table.clear()

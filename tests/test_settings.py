@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import SettingError
 from pipeline.settings import ENVIRONMENT_PREFIX, SETTINGS, Settings, load_settings
 
-OTHER_VALUES: dict[type, tuple[str, object]] = {int: ("7", 7), str: ("other", "other")}
+OTHER_VALUES: dict[type, tuple[str, Any]] = {int: ("7", 7), str: ("other", "other")}
 OTHER_FLOATS = {"review_score_min": "0.25", "decline_score_min": "0.5"}
 
 
@@ -18,7 +18,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
 
 
-def other_value(setting: Any) -> tuple[str, object]:
+def other_value(setting: Any) -> tuple[str, Any]:
     if isinstance(setting.default, float):
         text = OTHER_FLOATS.get(setting.name, "12.5")
         return text, float(text)

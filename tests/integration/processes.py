@@ -5,7 +5,6 @@ A process dies with the test that started it, however that ends.
 
 import re
 import signal
-import sys
 import time
 import urllib.request
 from collections.abc import Iterable, Sequence
@@ -19,11 +18,12 @@ from kafka.consumer.fetcher import ConsumerRecord
 from redis import Redis
 
 from pipeline.partitioner import partition_of
-from pipeline.settings import SETTINGS, Settings
-from stack.processes import Started, identify, start, stop
+from pipeline.settings import Settings
+from stack.processes import Started
+from stack.servers import Endpoints
+from stack.services import start_service, stop_services
 from tests.waiting import wait_until
 
-PROGRAM = "from pipeline.cli import main; main()"
 READY = re.compile(r"ready: metrics (http://\S+)")
 # A start compiles or loads kernels, and other processes may be starting as well.
 START_SECONDS_MAX = 90.0
@@ -112,28 +112,19 @@ class Processes:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        stop(found for item in self._all if (found := identify(item.pid)))
-        for item in self._all:
-            item.started.release()
+        stop_services([item.started for item in self._all])
 
     def start(self, name: str, **changes: object) -> Running:
         """Start one, without waiting until it is ready."""
         settings = replace(self._settings, **changes)  # type: ignore[arg-type]
-        folder = Path(settings.state_dir)
-        log = folder / f"{name}-{len(self._all)}.log"
-        command = [sys.executable, "-c", PROGRAM, name, *flags_of(settings)]
-        self._all.append(Running(name, start(command, folder=folder, log=log, attached=True)))
+        log = Path(settings.state_dir) / f"{name}-{len(self._all)}.log"
+        endpoints = Endpoints(settings.kafka_servers, settings.redis_url, None)
+        self._all.append(Running(name, start_service(name, settings, endpoints, log=log)))
         return self._all[-1]
 
     def ready(self, *names: str, **changes: object) -> list[Running]:
         """Start some at the same time, and wait until all of them are ready."""
         return [item.wait_until_ready() for item in [self.start(name, **changes) for name in names]]
-
-
-def flags_of(settings: Settings) -> list[str]:
-    """Give all settings as flags."""
-    given = [(item.name, str(getattr(settings, item.name))) for item in SETTINGS]
-    return [f"--{name.replace('_', '-')}={text}" for name, text in given if text]
 
 
 class Log:

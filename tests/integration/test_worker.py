@@ -573,7 +573,7 @@ def test_a_signal_ends_a_worker_soon_and_well(story: Story) -> None:
 
 
 SESSION_SECONDS = 3
-RATE = 1_500
+RATE = 600
 SEED = 20
 KILLS = 3
 
