@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from consumers import commands
 from consumers.model_feed import CHAMPION_KEY, Champion
+from pipeline.cli import main
 from pipeline.profiles import DAY_MS
 from pipeline.records import DecisionRecord, TrainingExample, decode_decisions, decode_examples
 from pipeline.settings import Settings
@@ -278,13 +279,19 @@ def fraudstream(folder: Path, *arguments: str) -> subprocess.CompletedProcess[st
 
 @pytest.mark.parametrize("command", ["worker", "trainer", "monitor", "alerts"])
 def test_without_servers_a_command_says_what_to_do_in_one_line(
-    command: str, tmp_path: Path
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = fraudstream(tmp_path, command, f"--state-dir={tmp_path}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["fraudstream", command, f"--state-dir={tmp_path}"])
+    with pytest.raises(SystemExit) as exited:
+        main()
+    out, err = capsys.readouterr()
 
-    assert done.returncode == 1
-    assert done.stdout == ""
-    [line] = done.stderr.splitlines()
+    assert (exited.value.code, out) == (1, "")
+    [line] = err.splitlines()
     assert line.startswith("fraudstream: kafka_servers is not set and no embedded servers run")
     assert "fraudstream up" in line
 
