@@ -1,27 +1,50 @@
 """A Faust consumer that hands over chunks: all records fetched of a partition, as one message.
 
 Faust's own path awaits once for every record, which costs a hundred microseconds; here it awaits
-once for a chunk. The message carries the list of records and the offset of the first.
+once for a chunk. The store, not the group, knows where to read on (`pipeline/commit.py`), so after
+an assignment the consumer seeks to what `Owner.take_over` says, and what it commits to the group
+is the store's position, for lag displays alone.
 
-The store, not the group, knows where to read on (`pipeline/commit.py`), so after an assignment the
-consumer seeks to what `Owner.take_over` says. A partition hands over no more chunks than are worked
-on: it is left out of the next fetch until there is room, so that memory is bounded and no
-partition starves another.
+A chunk carries the offset that was asked for, so that its reader can tell a hole in the log itself
+(legal: transactions leave markers) from records that were lost on the way. No fetch spans a seek.
+A partition with enough records in work is left out of the next fetch until there is room, so that
+memory is bounded and no partition starves another. Enough is more than a batch: while records of a
+partition lie fetched and not taken, aiokafka lets the whole broker wait, for up to 100 ms.
 """
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-# One chunk is worked on while the next ones wait.
-CHUNKS_OF_PARTITION_MAX = 3
+from pipeline.errors import CommitError
+
+logger = logging.getLogger(__name__)
+
+# Beyond so many records of a partition in work, no more are taken of it.
+RECORDS_IN_WORK_MAX = 4096
 # While a partition is held back, the others are asked in short turns, lest it be kept waiting.
 HELD_BACK_SECONDS = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Records of one partition in their order; `asked` is the offset they were fetched from."""
+
+    asked: int
+    records: Sequence[Any]
+
+    @property
+    def end(self) -> int:
+        """The offset after the last record."""
+        return int(self.records[-1].offset) + 1
 
 
 class Owner(Protocol):
@@ -29,7 +52,19 @@ class Owner(Protocol):
 
     async def take_over(self, partitions: Iterable[TP]) -> Mapping[TP, int | None]:
         """Recover assigned partitions; give the offset to read from, `None`: from the first."""
-        ...
+
+    def positions(self) -> Mapping[TP, int]:
+        """Give the committed position of each partition owned."""
+
+    def end_process(self, error: BaseException) -> None:
+        """End the process: it cannot go on."""
+
+
+class _NothingRead(dict[TP, int | None]):
+    """Faust would drop what it takes for read before; what was read is for the store to say."""
+
+    def __getitem__(self, tp: TP) -> None:
+        return None
 
 
 class ChunkConsumer(driver.Consumer):
@@ -39,12 +74,15 @@ class ChunkConsumer(driver.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._read_offset = _NothingRead()
         self._in_work: Counter[TP] = Counter()
+        self._asked: dict[TP, int] = {}
         self._room = asyncio.Event()
+        self._fetching = asyncio.Lock()
 
-    def finished(self, tp: TP) -> None:
-        """Say that a chunk of a partition was worked on."""
-        self._in_work[tp] = max(self._in_work[tp] - 1, 0)
+    def finished(self, tp: TP, records: int) -> None:
+        """Say that records of a partition were worked on, or given up."""
+        self._in_work[tp] = max(self._in_work[tp] - records, 0)
         self._room.set()
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
@@ -52,25 +90,30 @@ class ChunkConsumer(driver.Consumer):
         if not self.flow_active:
             await self.wait(self.can_resume_flow.wait())
         generation = self.app.consumer_generation_id
-        records = await self._fetch(timeout)
-        for tp, chunk in records.items():
+        async with self._fetching:
+            chunks = self._chunks(await self._fetch(timeout))
+        for tp, chunk in chunks.items():
             moved = self.app.consumer_generation_id != generation
             if self.should_stop or moved or not self.flow_active:
                 break
             if tp not in self._get_active_partitions():
                 continue
-            message: Any = self._to_message(tp, chunk[0])
+            message: Any = self._to_message(tp, chunk.records[0])
             message.value = chunk
-            # Faust drops what lies before its own mark, and a chunk that is dropped would count as
-            # in work for ever. A seek may lie before it: the store knows what is new.
-            if message.offset < (self._read_offset.get(tp) or 0):
-                self._read_offset[tp] = None
-            self._in_work[tp] += 1
+            self._in_work[tp] += len(chunk.records)
             yield tp, message
 
-    async def _fetch(self, timeout: float) -> Mapping[TP, list[Any]]:
-        active = set(self._get_active_partitions())
-        held = {tp for tp in active if self._in_work[tp] >= CHUNKS_OF_PARTITION_MAX}
+    def _chunks(self, fetched: Mapping[Any, list[Any]]) -> dict[TP, Chunk]:
+        chunks = {}
+        for place, records in fetched.items():
+            tp = TP(*place)
+            chunks[tp] = Chunk(self._asked.get(tp, records[0].offset), records)
+            self._asked[tp] = chunks[tp].end
+        return chunks
+
+    async def _fetch(self, timeout: float) -> Mapping[Any, list[Any]]:
+        active = {TP(*tp) for tp in self._get_active_partitions()}
+        held = {tp for tp in active if self._in_work[tp] >= RECORDS_IN_WORK_MAX}
         self._room.clear()
         if active == held:
             with contextlib.suppress(TimeoutError):
@@ -81,11 +124,61 @@ class ChunkConsumer(driver.Consumer):
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Seek every assigned partition to where the store stands."""
-        self._in_work.clear()
-        found = await self.owner.take_over(self.assignment())
-        unknown = [tp for tp, offset in found.items() if offset is None]
-        first = await self.earliest_offsets(*unknown) if unknown else {}
-        offsets = {tp: first[tp] if offset is None else offset for tp, offset in found.items()}
-        for tp, offset in offsets.items():
-            self._thread.seek(tp, offset)
+        try:
+            async with self._fetching:
+                self._in_work.clear()
+                found = await self.owner.take_over(self.assignment())
+                offsets = await self._within_log(found)
+                await self._seek_all(offsets)
+                return offsets
+        except Exception as error:
+            # Faust would go on without the partitions, or end without a word.
+            self.owner.end_process(error)
+            raise
+
+    async def read_again(self, tp: TP, offset: int) -> None:
+        """Fetch a partition again from an offset."""
+        async with self._fetching:
+            await self._seek_all({tp: offset})
+
+    async def _within_log(self, found: Mapping[TP, int | None]) -> dict[TP, int]:
+        """Give the offsets to seek to; one that the log does not have is never passed over."""
+        if not found:
+            return {}
+        first, end = await self.earliest_offsets(*found), await self.highwaters(*found)
+        offsets = {}
+        for tp, offset in found.items():
+            if offset is not None and not first[tp] <= offset <= end[tp]:
+                raise CommitError(
+                    f"{tp.topic}[{tp.partition}] holds offsets {first[tp]} to {end[tp]}, but the "
+                    f"store stands at {offset}: input was lost, or this is another cluster's store"
+                )
+            offsets[tp] = first[tp] if offset is None else offset
         return offsets
+
+    async def _seek_all(self, offsets: Mapping[TP, int]) -> None:
+        # Only the consumer's own thread may seek: it may be taking records out at this moment, and
+        # would then set the position behind them, or find them gone and fail.
+        async def seek() -> None:
+            for tp, offset in offsets.items():
+                self._thread.seek(tp, offset)
+
+        await self._thread.call_thread(seek)
+        self._asked.update({TP(*tp): offset for tp, offset in offsets.items()})
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Tell the group where the store stands; that it fails matters to nobody but displays."""
+        assigned = self.assignment()
+        offsets = {
+            tp: OffsetAndMetadata(offset, "")
+            for tp, offset in self.owner.positions().items()
+            if tp in assigned
+        }
+        try:
+            if offsets:
+                consumer = self._thread._ensure_consumer()  # noqa: SLF001 - there is no other door
+                await self._thread.call_thread(consumer.commit, offsets)
+        except Exception as error:
+            logger.info("group commit failed: %r", error)
+            return False
+        return True

@@ -19,6 +19,7 @@ class InputRecord:
     offset: int
     key: bytes | None
     value: bytes | None
+    timestamp_ms: int | None = None
 
 
 def dead_letter(record: InputRecord, problem: Problem, *, stage: str) -> OutboxRecord:

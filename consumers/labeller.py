@@ -1,8 +1,9 @@
 """The labeller of one partition of `feedback`: decode, join, commit, publish to `training`.
 
-Its position is `offset:seq`: the next offset of `feedback`, and the next number of what it emits.
-A step that reads no label (labels that waited for their decision, decisions that matured) advances
-the number alone. Time is the scorer's watermark of the same partition, so it is event time.
+Its position is `offset:seq:step`: the next offset of `feedback`, the next number of what it emits,
+and the number of steps, which every step advances, so that each is fenced: those too that read no
+label (labels that waited for their decision, decisions that matured). Time is the scorer's
+watermark of the same partition, so it is event time.
 """
 
 from collections import Counter
@@ -20,9 +21,9 @@ from pipeline.events import Label, LabelDecoder, Problem, Source, Verdict
 from pipeline.feedback import DAY_MS, KnownVerdict, LabelPath, Settled, join, matured_label
 from pipeline.partitioner import partition_of
 from pipeline.records import DecisionRecord, decode_decisions, encode_record
-from pipeline.topics import FEEDBACK, TRAINING
+from pipeline.topics import FEEDBACK, TRAINING, TRANSACTIONS
 
-# Labels that wait for their decision; beyond it the newest becomes a dead letter at once.
+# Labels that wait for their decision; beyond it no more are read until some have found it.
 PENDING_MAX = 10_000
 # Decisions looked at in one step of maturing.
 MATURING_MAX = 1_000
@@ -57,6 +58,15 @@ class Pending(msgspec.Struct, frozen=True):
     value: bytes
 
 
+PendingKey = tuple[str, str]
+Waits = tuple[Label, InputRecord]
+
+
+def key_of(label: Label) -> PendingKey:
+    """Tell a label that waits from every other: one id may be used for two transactions."""
+    return label.transaction_id, label.label_id
+
+
 class _Step:
     """One step as it is put together: what it publishes, changes and counts."""
 
@@ -66,8 +76,8 @@ class _Step:
         self.waiting = LoadedWaiting()
         self.records: list[OutboxRecord] = []
         self.changes: list[Change] = []
-        self.pending: dict[str, tuple[Label, InputRecord]] = {}
-        self.done: list[str] = []
+        self.pending: dict[PendingKey, Waits] = {}
+        self.done: list[PendingKey] = []
         self._paths: Counter[LabelPath] = Counter()
         self._labels: Counter[tuple[Source, Verdict]] = Counter()
         self._rejected: Counter[Reason] = Counter()
@@ -92,15 +102,16 @@ class _Step:
 
     def wait(self, label: Label, record: InputRecord) -> None:
         """Let a label wait for its decision."""
-        self.pending[label.label_id] = (label, record)
+        self.pending[key_of(label)] = (label, record)
         pending = Pending(record.offset, record.key, record.value or b"")
         stored = msgspec.msgpack.encode(pending)
-        self.changes.append(("HSET", f"pend:{self._partition}", label.label_id, stored))
+        field = "/".join(key_of(label))
+        self.changes.append(("HSET", f"pend:{self._partition}", field, stored))
 
     def stop_waiting(self, label: Label) -> None:
         """Let a label wait no longer."""
-        self.done.append(label.label_id)
-        self.changes.append(("HDEL", f"pend:{self._partition}", label.label_id))
+        self.done.append(key_of(label))
+        self.changes.append(("HDEL", f"pend:{self._partition}", "/".join(key_of(label))))
 
     def reject(self, record: InputRecord, problem: Problem) -> None:
         """Make a dead letter of a label."""
@@ -140,25 +151,27 @@ class Labeller:
         self._decoder = LabelDecoder(parts.schema)
         name = f"{FEEDBACK}:{partition}"
         self._input = Input(parts.store, parts.publish, name=name, owner=parts.owner)
-        self._pending: dict[str, tuple[Label, InputRecord]] = {}
-        self._offset, self._seq = 0, 0
+        # In the order of their log, which is the order they are joined in.
+        self._pending: dict[PendingKey, Waits] = {}
+        self._offset, self._seq, self._steps = 0, 0, 0
+        self._seen: tuple[object, int] | None = None
 
     async def recover(self) -> int | None:
         """Take over from the last owner; gives the offset to read from, `None` at first."""
         position = await self._input.recover()
         stored = await self._parts.store.redis.hgetall(f"pend:{self._partition}")
+        pending = [msgspec.msgpack.decode(as_bytes(v), type=Pending) for v in stored.values()]
         self._pending = {}
-        for value in stored.values():
-            pending = msgspec.msgpack.decode(as_bytes(value), type=Pending)
-            record = self._record(pending.offset, pending.key, pending.value)
+        for item in sorted(pending, key=lambda item: item.offset):
+            record = self._record(item.offset, item.key, item.value)
             label = self._decoder.decode_one(record.value)
             assert isinstance(label, Label), "only decoded labels were stored"
-            self._pending[label.label_id] = (label, record)
-        if position is None:
-            self._offset, self._seq = 0, 0
-            return None
-        self._offset, self._seq = (int(part) for part in position.split(":"))
-        return self._offset
+            self._pending[key_of(label)] = (label, record)
+        self._seen = None
+        self._offset, self._seq, self._steps = (
+            (0, 0, 0) if position is None else (int(part) for part in position.split(":"))
+        )
+        return None if position is None else self._offset
 
     @property
     def position(self) -> int | None:
@@ -171,29 +184,35 @@ class Labeller:
         return len(self._pending)
 
     async def handle(self, records: Sequence[InputRecord]) -> bool:
-        """Join labels that follow each other; `False` if another owner was before us."""
+        """Join the first of these labels; `False` if no room is left for one that must wait."""
         step = _Step(self._partition, self._seq)
-        labels: list[tuple[Label, InputRecord]] = []
-        for record in records:
-            label = self._checked(record)
-            if isinstance(label, Problem):
-                step.reject(record, label)
-            else:
-                labels.append((label, record))
-        await self._join(step, labels)
-        return await self._commit(step, records[-1].offset + 1)
+        checked = [(record, self._checked(record)) for record in records]
+        labels = [label for _, label in checked if isinstance(label, Label)]
+        await self._load(step.waiting, [label.transaction_id for label in labels])
+        checked = self._fitting(step, checked)
+        if not checked:
+            return False
+        self._join_pending(step, {label.transaction_id for label in labels})
+        self._join(step, checked)
+        await self._commit(step, checked[-1][0].offset + 1)
+        return True
 
-    async def tick(self) -> bool:
+    async def tick(self) -> None:
         """Do what time has made due: pending labels, and decisions that have matured."""
-        redis = self._parts.store.redis
         p = self._partition
-        watermark_ms = int(await redis.get(f"wm:{p}") or 0)
+        position, watermark = await self._parts.store.redis.mget(
+            f"pos:{TRANSACTIONS}:{p}", f"wm:{p}"
+        )
         step = _Step(p, self._seq)
-        await self._join_pending(step, watermark_ms)
-        await self._mature(step, watermark_ms)
-        if step.is_empty:
-            return True
-        return await self._commit(step, self._offset)
+        seen = (position, len(self._pending))
+        if self._pending and seen != self._seen:
+            await self._load(step.waiting, [transaction_id for transaction_id, _ in self._pending])
+            self._join_pending(step, {transaction_id for transaction_id, _ in self._pending})
+            self._expire(step, int(watermark or 0))
+        await self._mature(step, int(watermark or 0))
+        if not step.is_empty:
+            await self._commit(step, self._offset)
+        self._seen = seen
 
     def _record(self, offset: int, key: bytes | None, value: bytes | None) -> InputRecord:
         return InputRecord(FEEDBACK, self._partition, offset, key, value)
@@ -208,22 +227,48 @@ class Labeller:
             return Problem("wrong_partition", key, f"partition {place}", f"{self._partition}")
         return label
 
-    async def _join(self, step: "_Step", labels: list[tuple[Label, InputRecord]]) -> None:
-        """Join labels; those without a decision wait, as long as there is room."""
-        settled = await self._settled(step, [label for label, _ in labels])
-        for item, (label, record) in zip(settled, labels, strict=True):
-            if item.path != "unknown":
-                step.settle(item)
-            elif label.label_id in self._pending or label.label_id in step.pending:
-                step.repeat()
-            elif len(self._pending) + len(step.pending) < PENDING_MAX:
-                step.wait(label, record)
-            else:
-                step.reject(record, _unknown(self._parts.schema.event_id))
+    def _fitting(
+        self, step: _Step, checked: list[tuple[InputRecord, Label | Problem]]
+    ) -> list[tuple[InputRecord, Label | Problem]]:
+        """Give the first of the records, up to the label that there is no room for."""
+        room = PENDING_MAX - len(self._pending)
+        for count, (_, label) in enumerate(checked):
+            if isinstance(label, Label) and step.waiting.decision(label.transaction_id) is None:
+                room -= key_of(label) not in self._pending
+                if room < 0:
+                    return checked[:count]
+        return checked
 
-    async def _settled(self, step: "_Step", labels: list[Label]) -> list[Settled]:
-        await self._load(step.waiting, [label.transaction_id for label in labels])
-        return list(join(step.waiting, labels))
+    def _join(self, step: _Step, checked: list[tuple[InputRecord, Label | Problem]]) -> None:
+        """Join labels in the order of their log; those without a decision wait for it."""
+        for record, label in checked:
+            if isinstance(label, Problem):
+                step.reject(record, label)
+                continue
+            for item in join(step.waiting, [label]):
+                if item.path != "unknown":
+                    step.settle(item)
+                elif key_of(label) in self._pending or key_of(label) in step.pending:
+                    step.repeat()
+                else:
+                    step.wait(label, record)
+
+    def _join_pending(self, step: _Step, transaction_ids: set[str]) -> None:
+        """Join what waits for these transactions, before anything that came later."""
+        for label, _ in list(self._pending.values()):
+            if label.transaction_id in transaction_ids:
+                for item in join(step.waiting, [label]):
+                    if item.path != "unknown":
+                        step.settle(item)
+                        step.stop_waiting(label)
+
+    def _expire(self, step: _Step, watermark_ms: int) -> None:
+        patience_ms = self._parts.settings.pending_label_seconds * 1000
+        for label, record in self._pending.values():
+            is_late = label.label_time_ms + patience_ms < watermark_ms
+            if is_late and key_of(label) not in step.done:
+                step.reject(record, _unknown(self._parts.schema.event_id))
+                step.stop_waiting(label)
 
     async def _load(self, waiting: LoadedWaiting, ids: Sequence[str]) -> None:
         wanted = [key for key in dict.fromkeys(ids) if key not in waiting.decisions]
@@ -241,21 +286,7 @@ class Labeller:
             if verdict is not None:
                 waiting.verdicts[key] = msgspec.msgpack.decode(verdict, type=KnownVerdict)
 
-    async def _join_pending(self, step: "_Step", watermark_ms: int) -> None:
-        if not self._pending:
-            return
-        waiting = list(self._pending.values())
-        settled = await self._settled(step, [label for label, _ in waiting])
-        patience_ms = self._parts.settings.pending_label_seconds * 1000
-        for item, (label, record) in zip(settled, waiting, strict=True):
-            if item.path != "unknown":
-                step.settle(item)
-                step.stop_waiting(label)
-            elif label.label_time_ms + patience_ms < watermark_ms:
-                step.reject(record, _unknown(self._parts.schema.event_id))
-                step.stop_waiting(label)
-
-    async def _mature(self, step: "_Step", watermark_ms: int) -> None:
+    async def _mature(self, step: _Step, watermark_ms: int) -> None:
         """Take the decisions, in their order, that are old enough; silence makes some genuine."""
         p = self._partition
         maturity_ms = int(self._parts.settings.maturity_days * DAY_MS)
@@ -269,27 +300,29 @@ class Labeller:
             if not self._is_mature(step.waiting, key, watermark_ms - maturity_ms):
                 return
             step.changes.append(("MATURED", str(p), key))
-            decision = step.waiting.decisions[key]
-            if step.waiting.verdict(key) is None:
+            decision = step.waiting.decision(key)
+            if decision is not None and step.waiting.verdict(key) is None:
                 label = matured_label(decision, "", maturity_ms)
                 for item in join(step.waiting, [label] if label else []):
                     step.settle(item)
 
     def _is_mature(self, waiting: LoadedWaiting, key: str, before_ms: int) -> bool:
+        # An id that was decided twice leaves one entry behind when the limit takes its decision.
         decision = waiting.decision(key)
-        return decision is not None and decision.event_time <= before_ms
+        return decision is None or decision.event_time <= before_ms
 
-    async def _commit(self, step: "_Step", offset: int) -> bool:
-        if not await self._input.commit(f"{offset}:{step.seq}", step.records, step.all_changes()):
+    async def _commit(self, step: _Step, offset: int) -> None:
+        """Take a step; refused, stand where the store stands."""
+        position = f"{offset}:{step.seq}:{self._steps + 1}"
+        if not await self._input.commit(position, step.records, step.all_changes()):
             self._parts.counts.commits_refused += 1
             await self.recover()
-            return False
-        self._offset, self._seq = offset, step.seq
+            return
+        self._offset, self._seq, self._steps = offset, step.seq, self._steps + 1
         self._pending |= step.pending
         for key in step.done:
             self._pending.pop(key, None)
         step.count_into(self._parts.counts)
-        return True
 
 
 def _unknown(field: str) -> Problem:

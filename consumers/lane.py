@@ -8,13 +8,17 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from faust.types import TP
 
+from consumers.chunks import Chunk
 from consumers.dead_letters import InputRecord
 
 logger = logging.getLogger(__name__)
+
+# A part that has no room looks again after this time.
+HOLD_SECONDS = 0.1
 
 
 class Part(Protocol):
@@ -28,7 +32,7 @@ class Part(Protocol):
         """Take over where the store stands, and give the position."""
 
     async def handle(self, records: Sequence[InputRecord]) -> bool:
-        """Work on records that follow each other; `False` if another owner was before us."""
+        """Work on the first of these records, as many as there is room for; `False`: on none."""
 
 
 class Lane:
@@ -36,10 +40,12 @@ class Lane:
 
     Parameters
     ----------
-    seek
+    linger_seconds
+        How long the first chunk waits for others, to be one batch with them.
+    read_again
         Makes the consumer fetch again from an offset.
     finished
-        Called once for each chunk that was worked on.
+        Called with the number of records that were worked on, or given up.
     """
 
     def __init__(
@@ -48,61 +54,101 @@ class Lane:
         part: Part,
         *,
         batch_events_max: int,
-        seek: Callable[[TP, int], Awaitable[None]],
-        finished: Callable[[TP], None],
+        linger_seconds: float,
+        read_again: Callable[[TP, int], Awaitable[None]],
+        finished: Callable[[TP, int], None],
     ) -> None:
         self.tp, self.part = tp, part
         self._batch_events_max = batch_events_max
-        self._seek, self._finished = seek, finished
-        self._chunks: deque[Sequence[Any]] = deque()
-        self._gap: tuple[int, int] | None = None
+        self._linger_seconds = linger_seconds
+        self._read_again, self._finished = read_again, finished
+        self._chunks: deque[Chunk] = deque()
+        self._task: asyncio.Task[None] | None = None
         # A batch, a tick and a recovery of one partition must not interleave.
         self.lock = asyncio.Lock()
 
-    def put(self, chunk: Sequence[Any]) -> None:
-        """Let a chunk wait for its turn."""
+    @property
+    def is_working(self) -> bool:
+        """Whether a chunk waits or is worked on."""
+        return self._task is not None and not self._task.done()
+
+    def put(self, chunk: Chunk, guard: Callable[[Awaitable[None]], Awaitable[None]]) -> None:
+        """Let a chunk wait for its turn; `guard` wraps the work that nobody awaits."""
         self._chunks.append(chunk)
+        if not self.is_working:
+            self._task = asyncio.ensure_future(guard(self._drain()))
 
     def clear(self) -> None:
         """Forget what waits: it will be fetched again, by whoever owns the partition."""
+        self._finished(self.tp, sum(len(chunk.records) for chunk in self._chunks))
         self._chunks.clear()
+
+    async def end(self) -> None:
+        """Forget what waits, and wait for what is under way."""
+        self.clear()
+        if self._task is not None:
+            await self._task
 
     async def recover(self) -> int | None:
         """Take over where the store stands, and give the position."""
+        self.clear()
         async with self.lock:
             self.clear()
-            self._gap = None
             return await self.part.recover()
 
-    async def drain(self) -> None:
-        """Work until nothing waits."""
+    async def _drain(self) -> None:
         while self._chunks:
+            await asyncio.sleep(self._linger_seconds)
             async with self.lock:
                 chunks = list(self._chunks)
                 self._chunks.clear()
-                await self._work([record for chunk in chunks for record in chunk])
-            for _ in chunks:
-                self._finished(self.tp)
+                left, is_hole = await self._work(chunks)
+                if left is not None:
+                    self._chunks.appendleft(left)
+            worked = sum(len(chunk.records) for chunk in chunks)
+            self._finished(self.tp, worked - (len(left.records) if left else 0))
+            # Neither may hold the lock: a tick makes room, and a recovery must not wait for us.
+            if is_hole:
+                self.clear()
+                await self._read_again(self.tp, self.part.position or 0)
+            elif left is not None:
+                await asyncio.sleep(HOLD_SECONDS)
 
-    async def _work(self, records: Sequence[Any]) -> None:
-        topic, partition = self.tp
-        taken = [
-            InputRecord(topic, partition, record.offset, record.key, record.value)
-            for record in records
+    async def _work(self, chunks: Sequence[Chunk]) -> tuple[Chunk | None, bool]:
+        """Work on chunks; gives what there was no room for, and whether records are missing."""
+        joined, is_hole = self._joined(chunks)
+        if joined is None:
+            return None, is_hole
+        records = [
+            InputRecord(
+                *self.tp, record.offset, record.key, record.value, timestamp_ms=record.timestamp
+            )
+            for record in joined.records
         ]
-        while taken := [item for item in taken if item.offset >= (self.part.position or 0)]:
-            if await self._is_gap(self.part.position, taken[0].offset):
-                return
-            await self.part.handle(taken[: self._batch_events_max])
+        while records := [item for item in records if item.offset >= (self.part.position or 0)]:
+            if joined.asked > (self.part.position or joined.asked):
+                return None, True
+            if not await self.part.handle(records[: self._batch_events_max]):
+                first = records[0].offset
+                rest = [record for record in joined.records if record.offset >= first]
+                return Chunk(joined.asked, rest), False
+        return None, is_hole
 
-    async def _is_gap(self, position: int | None, offset: int) -> bool:
-        """Say whether records were skipped, and go back; a gap that stays is in the log itself."""
-        if position is None or offset == position or self._gap == (position, offset):
-            return False
-        logger.warning(
-            "gap: topic=%s partition=%d offset=%d expected=%d", *self.tp, offset, position
-        )
-        self._gap = (position, offset)
-        self.clear()
-        await self._seek(self.tp, position)
-        return True
+    def _joined(self, chunks: Sequence[Chunk]) -> tuple[Chunk | None, bool]:
+        """Join chunks as far as each was asked for where the one before ended, or earlier."""
+        reached = self.part.position
+        joined: list[Chunk] = []
+        for chunk in chunks:
+            if reached is not None and chunk.asked > reached:
+                logger.warning(
+                    "read again: topic=%s partition=%d offset=%d expected=%d",
+                    *self.tp, chunk.asked, reached,
+                )  # fmt: skip
+                break
+            joined.append(chunk)
+            reached = max(reached or 0, chunk.end)
+        is_hole = len(joined) < len(chunks)
+        if not joined:
+            return None, is_hole
+        records = [record for chunk in joined for record in chunk.records]
+        return Chunk(joined[0].asked, records), is_hole

@@ -49,6 +49,7 @@ class ModelFeed:
         names = (settings.model, *settings.challenger_names)
         champion, *challengers = (Version(make_model(name, kernel.names), 0) for name in names)
         self.in_force: tuple[Version, Sequence[Version]] = (champion, challengers)
+        self._missed = ""
         self.refused = 0
 
     async def start(self) -> None:
@@ -90,8 +91,8 @@ class ModelFeed:
         if key is None:
             return
         try:
-            if key == CHAMPION_KEY and value is not None:
-                self._pointer = msgspec.json.decode(value, type=Champion)
+            if key == CHAMPION_KEY:
+                self._point(msgspec.json.decode(value or b"", type=Champion))
             elif value is None:
                 self._snapshots.pop(key.decode(), None)
             else:
@@ -99,6 +100,11 @@ class ModelFeed:
         except (SnapshotError, msgspec.DecodeError, UnicodeDecodeError) as error:
             self.refused += 1
             logger.error("snapshot refused: key=%r reason=%s", key, error)
+
+    def _point(self, pointer: Champion) -> None:
+        # A trainer that starts publishes its last outbox again, perhaps behind a newer version.
+        if self._pointer is None or pointer.training_offset >= self._pointer.training_offset:
+            self._pointer = pointer
 
     def _adopt(self) -> None:
         pointer = self._pointer
@@ -108,6 +114,9 @@ class ModelFeed:
         found = [self._snapshots[name] for name in names if name in self._snapshots]
         fitting = [item for item in found if item.schema_hash == self._schema_hash]
         if len(fitting) < len(names):
+            if self._missed != pointer.version:
+                logger.error("version not adopted: version=%s is incomplete", pointer.version)
+            self._missed = pointer.version
             return
         champion, *challengers = (Version(item.model, item.training_offset) for item in fitting)
         self.in_force = (champion, challengers)

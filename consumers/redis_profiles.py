@@ -59,7 +59,8 @@ class RedisProfiles:
         wanted = self._wanted(batch)
         keys = [key for _, _, keys in wanted for key in keys]
         offset, *blobs = await self._redis.mget(["pos:training", *keys])
-        self._label_offset = int(offset or 0)
+        # The trainer's position is `offset:step`.
+        self._label_offset = int(as_bytes(offset).partition(b":")[0] or 0)
         found = iter(blobs)
         for table, ids, _ in wanted:
             rows = [(key, as_bytes(blob)) for key, blob in zip(ids, found, strict=False) if blob]

@@ -18,6 +18,7 @@ from pipeline.events import Problem, Rejected, TransactionDecoder, Transactions
 from pipeline.feedback import MemoryWaiting
 from pipeline.partitioner import partition_of
 from pipeline.policy import REVIEW
+from pipeline.profiles import DAY_MS
 from pipeline.records import ACTIONS, DecisionRecord, encode_record
 from pipeline.schema import Schema
 from pipeline.settings import Settings
@@ -68,11 +69,11 @@ class Scorer:
         return None if position is None else int(position)
 
     async def handle(self, records: Sequence[InputRecord]) -> bool:
-        """Decide records that follow each other; `False` if another owner was before us."""
+        """Decide records that follow each other, unless another owner was before us."""
         counts = self._parts.counts
         with timed(counts, "decode"):
             decoded = self._decoder.decode([record.value for record in records])
-            batch, rows, rejected = self._placed(*decoded)
+            batch, rows, rejected = self._accepted(records, *decoded)
         late = int((batch.event_time_ms < self._watermark_ms - LATE_MS).sum())
         with timed(counts, "read"):
             await self._profiles.load(batch)
@@ -94,7 +95,7 @@ class Scorer:
         if not committed:
             counts.commits_refused += 1
             await self.recover()
-            return False
+            return True
         counts.events += len(records)
         counts.late += late
         counts.duplicates += len(batch) - len(decisions)
@@ -106,22 +107,48 @@ class Scorer:
         """The offset of the next record, as committed."""
         return None if self._input.position is None else int(self._input.position)
 
-    def _placed(
-        self, batch: Transactions, rows: list[int], rejected: list[Rejected]
+    def _accepted(
+        self,
+        records: Sequence[InputRecord],
+        batch: Transactions,
+        rows: list[int],
+        rejected: list[Rejected],
     ) -> tuple[Transactions, list[int], list[Rejected]]:
-        """Reject what is not of this partition: its card's history and labels are elsewhere."""
-        places = [self._place(key) for key in batch.keys[0]]
-        here = self._partition
-        if places.count(here) == len(places):
+        """Reject what is in the wrong partition, or of a time that cannot be."""
+        problems: list[tuple[int, Problem]] = []
+        times = batch.event_time_ms.tolist()
+        for place, (row, key, time_ms) in enumerate(zip(rows, batch.keys[0], times, strict=True)):
+            problem = self._misplaced(key) or self._untimely(time_ms, records[row].timestamp_ms)
+            if problem is not None:
+                problems.append((place, problem))
+        if not problems:
             return batch, rows, rejected
+        refused = [Rejected(rows[place], problem) for place, problem in problems]
+        kept = np.delete(np.arange(len(batch)), [place for place, _ in problems])
+        return batch.take(kept), [rows[place] for place in kept], [*rejected, *refused]
+
+    def _misplaced(self, key: str) -> Problem | None:
+        """A card's history and labels are in the partition of its key, and nowhere else."""
+        place = self._place(key)
+        if place == self._partition:
+            return None
         field = f"$.{self._parts.schema.partition_key}"
-        wrong = [
-            Rejected(row, Problem("wrong_partition", field, f"partition {place}", f"{here}"))
-            for row, place in zip(rows, places, strict=True)
-            if place != here
-        ]
-        kept = np.flatnonzero(np.array(places) == here)
-        return batch.take(kept), [rows[row] for row in kept], [*rejected, *wrong]
+        return Problem("wrong_partition", field, f"partition {place}", f"{self._partition}")
+
+    def _untimely(self, time_ms: int, appended_ms: int | None) -> Problem | None:
+        """One event of the far future would age every profile and label of its partition."""
+        if appended_ms is None:
+            return None
+        settings, field = self._parts.settings, f"$.{self._parts.schema.event_time}"
+        ahead_ms = time_ms - appended_ms
+        if ahead_ms > settings.event_ahead_seconds_max * 1000:
+            limit = f"at most {settings.event_ahead_seconds_max:.0f} s after its arrival in Kafka"
+            return Problem("out_of_time", field, limit, f"{ahead_ms / 1000:.0f} s after it")
+        days = -ahead_ms / DAY_MS
+        if 0 < settings.event_age_days_max < days:
+            limit = f"at most {settings.event_age_days_max:g} days before its arrival in Kafka"
+            return Problem("out_of_time", field, limit, f"{days:.1f} days before it")
+        return None
 
     def _changes(
         self, decisions: Decisions, decided: list[DecisionRecord], encoded: list[bytes]

@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 POLL_MS = 100
 BATCH_EXAMPLES_MAX = 2_000
+# A step costs a commit: labels of so long are learned together, far sooner than they are adopted.
+STEP_SECONDS = 0.2
 # Beyond so many learned rows in memory the cache starts anew: a row is some 150 bytes.
 CACHED_ROWS_MAX = 1_000_000
 # Rows that one MSET stores, within what the script unpacks.
@@ -69,6 +71,7 @@ class Trainer:
         )
         self._learner = self._new_learner(self._fresh_models(), {})
         self._versions: OrderedDict[str, None] = OrderedDict()
+        self._steps = 0
         self._published_at = 0.0
         self._published_offset = -1
 
@@ -81,7 +84,9 @@ class Trainer:
             await self._restore(consumer)
             on_ready()
             while not stop.is_set():
+                started = time.monotonic()
                 await self._step(consumer)
+                await asyncio.sleep(max(0.0, started + STEP_SECONDS - time.monotonic()))
             await self._publish_if_due(at_once=True)
         finally:
             consumer.close()
@@ -96,7 +101,8 @@ class Trainer:
 
     async def _restore(self, consumer: Any) -> None:
         """Stand where the store stands, with models folded to there."""
-        committed = int(await self._input.recover() or 0)
+        position = await self._input.recover() or "0:0"
+        committed, self._steps = (int(part) for part in position.split(":"))
         snapshots, pointer = await asyncio.to_thread(self._read_models, consumer)
         start = self._restored(snapshots, pointer, committed)
         place = TopicPartition(TRAINING, 0)
@@ -184,7 +190,10 @@ class Trainer:
             await self._commit([], records)
 
     async def _commit(self, changes: list[Change], records: list[OutboxRecord]) -> None:
-        if not await self._input.commit(str(self._learner.offset), records, changes):
+        # Every step has a position of its own, so that one that only publishes is fenced as well.
+        self._steps += 1
+        position = f"{self._learner.offset}:{self._steps}"
+        if not await self._input.commit(position, records, changes):
             raise CommitError("another trainer is at work: this one was refused, and ends")
         if records:
             self._published_at = time.monotonic()
@@ -242,6 +251,7 @@ class Trainer:
                 schema_hash=self._kernel.schema_hash,
             )
             self._versions[version.name] = None
+            self._versions.move_to_end(version.name)
             yield OutboxRecord(MODELS, 0, version.name.encode(), value)
         champion, *challengers = (version.name for version in versions)
         marks = {str(partition): seq for partition, seq in self._learner.marks.items()}

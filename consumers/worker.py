@@ -12,7 +12,10 @@ import os
 import secrets
 import signal
 import socket
+import sys
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import faust
@@ -28,6 +31,7 @@ from consumers.scorer import Parts, Scorer
 from consumers.timing import timed
 from pipeline.commit import OutboxRecord
 from pipeline.counts import WorkerCounts
+from pipeline.errors import CommitError, FraudstreamError
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 from pipeline.topics import FEEDBACK, TRANSACTIONS
@@ -38,8 +42,14 @@ logger = logging.getLogger(__name__)
 GROUP = "fraudstream-worker"
 # Labels that wait and decisions that mature are looked at this often.
 TICK_SECONDS = 0.5
+# A decision is waited for, a label is not: so much of them is joined in one step.
+LABEL_LINGER_SECONDS = 0.2
 # A stop that takes longer than this is a stop that hangs; the store makes a sudden end safe.
 STOP_SECONDS_MAX = 8.0
+# Longer than a store or a broker may take to answer, or to come back.
+STALL_SECONDS_MAX = 60.0
+# Two threads take turns for every fetch; Python's own 5 ms would be felt in every latency.
+SWITCH_SECONDS = 0.0005
 # Records fetched at once; a batch is cut from them.
 FETCHED_RECORDS_MAX = 8192
 
@@ -73,7 +83,7 @@ class Worker:
             owner=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         )
         self._lanes: dict[TP, Lane] = {}
-        self._working: dict[TP, asyncio.Task[None]] = {}
+        self._moved_commits, self._moved_at = 0, time.monotonic()
         self._app = self._build_app(kafka_servers)
 
     @property
@@ -86,6 +96,7 @@ class Worker:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        sys.setswitchinterval(SWITCH_SECONDS)
         warm_up(self._parts.schema, self._settings)
         await self._publisher.start()
         await self._feed.start()
@@ -98,9 +109,10 @@ class Worker:
             [crashed, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED
         )
         if not stop.is_set():
-            logger.error("worker crashed: reason=%r", self._app.crash_reason)
-            os._exit(1)
-        await asyncio.wait_for(self._stop(running), STOP_SECONDS_MAX)
+            self.end_process(self._app.crash_reason or CommitError("Faust has stopped"))
+        # A client that waits for a broker swallows its cancellation, so this must not be awaited.
+        asyncio.get_running_loop().call_later(STOP_SECONDS_MAX, os._exit, 1)
+        await self._stop(running)
 
     async def _publish(self, records: Sequence[OutboxRecord]) -> None:
         with timed(self.counts, "publish"):
@@ -110,10 +122,8 @@ class Worker:
         for task in running:
             task.cancel()
         await self._app.stop()
-        for lane in self._lanes.values():
-            lane.clear()
         # Batches under way are finished; those that waited are read again by whoever is next.
-        await asyncio.gather(*self._working.values())
+        await asyncio.gather(*(lane.end() for lane in self._lanes.values()))
         await self._publisher.stop()
         await self._feed.stop()
         await self._store.close()
@@ -124,6 +134,7 @@ class Worker:
             GROUP,
             broker=[f"kafka://{server}" for server in kafka_servers.split(",")],
             store="memory://",
+            datadir=str(Path(self._settings.state_dir).absolute() / "faust"),
             web_enabled=False,
             topic_allow_declare=False,
             topic_disable_leader=True,
@@ -137,7 +148,7 @@ class Worker:
         consumer = type("WorkerConsumer", (ChunkConsumer,), {"owner": self})
         setattr(app.transport, "Consumer", consumer)  # noqa: B010 - declared as a class variable
         for name in (TRANSACTIONS, FEEDBACK):
-            topic = app.topic(name, schema=_ChunkSchema())
+            topic = app.topic(name, schema=_ChunkSchema(), acks=False)
             app.agent(topic, name=f"{GROUP}-{name}")(self._agent())
         return app
 
@@ -151,55 +162,77 @@ class Worker:
     async def _dispatch(self, stream: Any) -> None:
         """Hand each chunk to its lane; what happens there is not waited for."""
         async for event in stream.events():
-            lane = self._lanes.get(TP(*event.message.tp))
+            tp = TP(*event.message.tp)
+            lane = self._lanes.get(tp)
             if lane is None:
-                self._finished(event.message.tp)
-                continue
-            lane.put(event.message.value)
-            if lane.tp not in self._working:
-                self._start(lane)
+                self._finished(tp, len(event.message.value.records))
+            else:
+                lane.put(event.message.value, self._guarded)
 
-    def _start(self, lane: Lane) -> None:
-        task = asyncio.create_task(self._guarded(lane.drain()))
-        self._working[lane.tp] = task
-        task.add_done_callback(lambda _: self._working.pop(lane.tp, None))
+    @property
+    def _consumer(self) -> ChunkConsumer:
+        return cast(ChunkConsumer, self._app.consumer)
 
-    def _finished(self, tp: TP) -> None:
-        cast(ChunkConsumer, self._app.consumer).finished(tp)
+    def _finished(self, tp: TP, records: int) -> None:
+        self._consumer.finished(tp, records)
 
-    async def _seek(self, tp: TP, offset: int) -> None:
-        await self._app.consumer.seek(tp, offset)
+    async def _read_again(self, tp: TP, offset: int) -> None:
+        await self._consumer.read_again(tp, offset)
 
     async def _guarded(self, work: Awaitable[None]) -> None:
         try:
             await work
-        except Exception:
-            logger.exception("worker ends: the batch is not done and will be read again")
-            os._exit(1)
+        except Exception as error:  # whatever it is, the next owner begins at the last commit
+            self.end_process(error)
+
+    def end_process(self, error: BaseException) -> None:
+        """End at once: what was not committed is read again, by whoever is next."""
+        expected = isinstance(error, FraudstreamError)
+        logger.error("worker ends: %s", error, exc_info=None if expected else error)
+        logging.shutdown()
+        os._exit(1)
 
     async def take_over(self, partitions: Iterable[TP]) -> Mapping[TP, int | None]:
         """Recover assigned partitions; give the offset to read each from."""
         assigned = sorted(TP(*tp) for tp in partitions if tp.topic in (TRANSACTIONS, FEEDBACK))
         for tp in [tp for tp in self._lanes if tp not in assigned]:
-            self._lanes.pop(tp).clear()
+            await self._lanes.pop(tp).end()
             if tp.topic == TRANSACTIONS:
                 self.counts.watermark_ms.pop(tp.partition, None)
         for tp in assigned:
             if tp not in self._lanes:
                 self._lanes[tp] = self._lane(tp)
         offsets = {tp: await self._lanes[tp].recover() for tp in assigned}
+        self._moved_at = time.monotonic()
         logger.info("assigned: partitions=%s", self.partitions)
         return offsets
 
+    def positions(self) -> Mapping[TP, int]:
+        """Give the committed position of each partition owned."""
+        found = {tp: lane.part.position for tp, lane in self._lanes.items()}
+        return {tp: position for tp, position in found.items() if position is not None}
+
     def _lane(self, tp: TP) -> Lane:
-        part = Scorer if tp.topic == TRANSACTIONS else Labeller
+        is_scorer = tp.topic == TRANSACTIONS
         return Lane(
             tp,
-            part(self._parts, tp.partition),
+            (Scorer if is_scorer else Labeller)(self._parts, tp.partition),
             batch_events_max=self._settings.batch_events_max,
-            seek=self._seek,
+            linger_seconds=(
+                self._settings.batch_linger_seconds if is_scorer else LABEL_LINGER_SECONDS
+            ),
+            read_again=self._read_again,
             finished=self._finished,
         )
+
+    def _watch(self) -> None:
+        """End a process that has work and gets nowhere; another takes over."""
+        commits = self.counts.commits
+        is_working = any(lane.is_working for lane in self._lanes.values())
+        if commits != self._moved_commits or not (is_working or self._app.rebalancing):
+            self._moved_commits, self._moved_at = commits, time.monotonic()
+        elif time.monotonic() - self._moved_at > STALL_SECONDS_MAX:
+            self.end_process(CommitError(f"nothing was committed for {STALL_SECONDS_MAX:.0f} s"))
 
     async def _tick(self) -> None:
         while True:
@@ -210,6 +243,7 @@ class Worker:
                         # While it waited for the lock, the partition may have gone to another.
                         if self._lanes.get(lane.tp) is lane:
                             await lane.part.tick()
+            self._watch()
             await self._look()
 
     async def _look(self) -> None:

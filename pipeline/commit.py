@@ -106,6 +106,7 @@ class Input:
         self, position: str, records: Sequence[OutboxRecord], changes: Sequence[Change]
     ) -> bool:
         """Take one step; `False` if it was refused: then whatever was cached must be forgotten."""
+        assert position != self.position, "a step that moves nothing would not be fenced"
         outbox = Outbox(f"{self._owner}:{next(self._commits)}", list(records))
         stored = Stored(position, _ENCODER.encode(outbox))
         # Step 2. Commit.
@@ -119,11 +120,20 @@ class Input:
         return True
 
     async def _committed(self, stored: Stored, changes: Sequence[Change]) -> bool:
-        try:
-            return await self._store.commit(self._name, self.position, stored, changes)
-        except UnknownResultError:
+        while True:
+            try:
+                if await self._store.commit(self._name, self.position, stored, changes):
+                    return True
+                is_refused = True
+            except UnknownResultError:
+                is_refused = False
             # It happened if, and only if, the store holds our own outbox.
-            return await self._store.load(self._name) == stored
+            found = await self._store.load(self._name)
+            if found == stored:
+                return True
+            if is_refused or found.position != self.position:
+                return False
+            # It did not happen, and nobody else was there: the same commit is as good as new.
 
     def _decoded(self, outbox: bytes) -> list[OutboxRecord]:
         if not outbox:

@@ -48,6 +48,7 @@ Reason = Literal[
     "too_large",
     "card_number",
     "wrong_partition",
+    "out_of_time",
     "unknown_transaction",
 ]
 """Why an input became a dead letter; a closed list."""

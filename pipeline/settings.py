@@ -23,6 +23,8 @@ from pipeline.errors import SettingError
 
 ENVIRONMENT_PREFIX = "FRAUD_"
 SETTINGS_FILE = "fraudstream.toml"
+# What one commit of the store can hold, with two words for each event.
+BATCH_EVENTS_LIMIT = 3_000
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -43,8 +45,17 @@ class Settings:
     review_score_min: float = _setting(0.15, "from this score on a transaction is reviewed")
     decline_score_min: float = _setting(0.7, "from this score on a transaction is declined")
     batch_events_max: int = _setting(1024, "events decided and committed together, at most")
+    batch_linger_seconds: float = _setting(
+        0.01, "an event waits this long for others, to be one batch with them"
+    )
+    event_ahead_seconds_max: float = _setting(
+        300.0, "an event of a time later than this after its arrival in Kafka is a dead letter"
+    )
+    event_age_days_max: float = _setting(
+        0.0, "an event older than this at its arrival is a dead letter; 0: history may be published"
+    )
     feedback_limit: int = _setting(
-        500_000, "decisions a partition keeps waiting for a label; beyond it the oldest goes"
+        200_000, "decisions a partition keeps waiting for a label; beyond it the oldest goes"
     )
     pending_label_seconds: float = _setting(
         86_400.0, "event time that a label waits for its decision before it is a dead letter"
@@ -75,6 +86,11 @@ class Settings:
         for name in ("partitions", "batch_events_max", "feedback_limit", "models_kept"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} must be at least 1 (got {getattr(self, name)})")
+        if self.batch_events_max > BATCH_EVENTS_LIMIT:
+            raise SettingError(
+                f"batch_events_max must be at most {BATCH_EVENTS_LIMIT} "
+                f"(got {self.batch_events_max}): a commit holds no more"
+            )
         for setting in fields(self):
             value = getattr(self, setting.name)
             if isinstance(value, float) and not 0.0 <= value < math.inf:

@@ -48,7 +48,14 @@ TOPICS: tuple[Topic, ...] = (
     _topic(TRAINING, {"retention.ms": "-1", "max.message.bytes": "4194304"}, partitions=1),
     _topic(
         MODELS,
-        {"cleanup.policy": "compact", "max.message.bytes": str(SNAPSHOT_BYTES_MAX)},
+        {
+            "cleanup.policy": "compact",
+            "max.message.bytes": str(SNAPSHOT_BYTES_MAX),
+            # Only closed segments are compacted, and every start reads what is left.
+            "segment.bytes": str(64 * 1024 * 1024),
+            "segment.ms": str(10 * 60 * 1000),
+            "min.cleanable.dirty.ratio": "0.1",
+        },
         partitions=1,
     ),
     _topic(DEAD_LETTERS, {"retention.ms": str(30 * DAY_MS), "max.message.bytes": "4194304"}),

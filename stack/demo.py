@@ -91,7 +91,7 @@ def _say(line: str) -> None:
 def _run(settings: Settings, options: DemoOptions, state: DemoState) -> None:
     with ExitStack() as running:
         endpoints = running.enter_context(Stack(settings, attached=True, say=_say))
-        running.enter_context(services(("worker", "trainer"), settings, endpoints, _say))
+        beside = running.enter_context(services(("worker", "trainer"), settings, endpoints, _say))
         monitor = running.enter_context(_monitor(settings, endpoints))
         state.addresses = _addresses(settings, endpoints)
         queue = ReviewQueue(
@@ -100,6 +100,9 @@ def _run(settings: Settings, options: DemoOptions, state: DemoState) -> None:
         publisher = running.enter_context(_publisher(options, endpoints, state))
         with live_view(state) as refresh:
             while not _is_done(state, publisher):
+                for service in beside:
+                    if failure := service.failure():
+                        raise StackError(f"a process of the demo {failure}")
                 state.look(monitor.view(), queue.alerts(5), queue.count())
                 refresh()
                 time.sleep(REFRESH_SECONDS)
@@ -108,8 +111,10 @@ def _run(settings: Settings, options: DemoOptions, state: DemoState) -> None:
 
 def _is_done(state: DemoState, publisher: threading.Thread) -> bool:
     """Say whether every event was decided and every label learned, or time is up."""
-    if publisher.is_alive() or state.published is None:
+    if publisher.is_alive():
         return False
+    if state.published is None:
+        raise StackError("the publisher failed: see the error above")
     if state.is_complete:
         return True
     return time.monotonic() - state.published_at > DRAIN_SECONDS_MAX

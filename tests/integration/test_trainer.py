@@ -47,7 +47,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 KERNEL = FeatureKernel(CARD)
 RATE = 400
 MODELS_KEPT = 3
-LEARNED_BETWEEN = 300
+LEARNED_BETWEEN = 200
 DAMAGED_OFFSET = 99_999_999
 
 

@@ -577,7 +577,7 @@ def test_a_signal_ends_a_worker_soon_and_well(story: Story) -> None:
 SESSION_SECONDS = 3
 RATE = 600
 SEED = 20
-KILLS = 3
+KILLS = 2
 
 
 @dataclass
