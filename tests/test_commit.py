@@ -197,17 +197,17 @@ def test_whoever_is_refused_publishes_the_outbox_that_stands_before_anything_els
 
 
 @pytest.mark.parametrize(
-    ("fate", "happened"), [(ANSWERED, True), (UNANSWERED, True), (LOST, False)]
+    "fates", [[ANSWERED], [UNANSWERED], [LOST, ANSWERED], [LOST, LOST, UNANSWERED]]
 )
-def test_without_an_answer_the_store_says_whether_it_happened(fate: str, happened: bool) -> None:
-    store, publish = MemoryStore(iter([fate])), RecordingPublisher()
+def test_without_an_answer_the_store_says_whether_it_happened(fates: list[str]) -> None:
+    store, publish = MemoryStore(iter(fates)), RecordingPublisher()
     taken = owned(store, publish)
 
-    assert run(taken.commit("5", [record("a")], [])) is happened
+    assert run(taken.commit("5", [record("a")], [("INCR", "n")])) is True
 
-    assert publish.published == ([record("a")] if happened else [])
-    assert taken.position == ("5" if happened else None)
-    assert taken.refused == (not happened)
+    assert publish.published == [record("a")]
+    assert (taken.position, taken.refused) == ("5", 0)
+    assert store.changes == Counter({("INCR", "n"): 1})
 
 
 def test_an_equal_commit_of_another_owner_is_not_taken_for_ones_own() -> None:
@@ -218,17 +218,44 @@ def test_an_equal_commit_of_another_owner_is_not_taken_for_ones_own() -> None:
     assert run(second.commit("5", [record("a")], [])) is False
 
 
-def test_a_commit_that_happens_after_its_owner_gave_up_is_published_all_the_same() -> None:
+def test_a_commit_that_happens_after_it_was_sent_again_changes_nothing() -> None:
     store, publish = MemoryStore(iter([LATE, ANSWERED])), RecordingPublisher()
     taken = owned(store, publish)
-    assert run(taken.commit("5", [record("a")], [])) is False
-    [late] = store.late
-    store.apply(*late)
+    assert run(taken.commit("5", [record("a")], [("INCR", "n")])) is True
 
-    assert run(taken.commit("3", [record("z")], [])) is False
+    [late] = store.late
+
+    assert store.apply(*late) is False
+    assert store.changes == Counter({("INCR", "n"): 1})
+
+
+class TardyStore(MemoryStore):
+    """Does a late commit just before the next one comes."""
+
+    async def commit(
+        self, name: str, expected: str | None, stored: Stored, changes: Sequence[Change]
+    ) -> bool:
+        for late in self.late:
+            self.apply(*late)
+        return await super().commit(name, expected, stored, changes)
+
+
+def test_a_commit_that_was_sent_again_is_not_refused_by_its_own_first_success() -> None:
+    store, publish = TardyStore(iter([LATE, ANSWERED])), RecordingPublisher()
+    taken = owned(store, publish)
+
+    assert run(taken.commit("5", [record("a")], [("INCR", "n")])) is True
 
     assert publish.published == [record("a")]
-    assert taken.position == "5"
+    assert store.changes == Counter({("INCR", "n"): 1})
+
+
+def test_a_step_that_moves_nothing_is_a_mistake_of_ours() -> None:
+    taken = owned(MemoryStore(), RecordingPublisher())
+    run(taken.commit("5", [], []))
+
+    with pytest.raises(AssertionError, match="fenced"):
+        run(taken.commit("5", [], []))
 
 
 def test_every_commit_has_an_outbox_of_its_own() -> None:
@@ -236,8 +263,8 @@ def test_every_commit_has_an_outbox_of_its_own() -> None:
     for owner in ("first", "second"):
         taken = owned(store, publish, owner=owner)
         run(taken.recover())
-        for _ in range(2):
-            run(taken.commit("5", [], []))
+        for position in ("5", "6"):
+            run(taken.commit(f"{position}{owner}", [], []))
 
     outboxes = [stored.outbox for _, stored in store.commits]
     assert len(outboxes) == len(set(outboxes)) == 4

@@ -66,7 +66,7 @@ class Lives:
     @property
     def offset(self) -> int:
         """How far the training log was learned."""
-        return int(self.redis.get("pos:training") or 0)
+        return int((self.redis.get("pos:training") or b"0").split(b":")[0])
 
     @cached_property
     def log(self) -> list[TrainingExample]:

@@ -1,0 +1,203 @@
+"""A lane works on the chunks of a partition in order, without losing or skipping any."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from faust.types import TP
+
+from consumers.chunks import Chunk
+from consumers.dead_letters import InputRecord
+from consumers.lane import Lane
+
+PLACE = TP("transactions", 0)
+
+
+@dataclass
+class Fetched:
+    """A record as the client gives it."""
+
+    offset: int
+    key: bytes | None = None
+    value: bytes | None = None
+    timestamp: int = 0
+
+
+def chunk(asked: int, *offsets: int) -> Chunk:
+    return Chunk(asked, [Fetched(offset) for offset in offsets])
+
+
+class CountingPart:
+    """Keeps the offsets it worked on; `room` says how many batches it takes before it is full."""
+
+    def __init__(self, position: int | None = None) -> None:
+        self.position = position
+        self.batches: list[list[int]] = []
+        self.room: int | None = None
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def recover(self) -> int | None:
+        return self.position
+
+    async def handle(self, records: Sequence[InputRecord]) -> bool:
+        await self.go.wait()
+        if self.room is not None:
+            if not self.room:
+                return False
+            self.room -= 1
+        self.batches.append([record.offset for record in records])
+        self.position = records[-1].offset + 1
+        return True
+
+
+class World:
+    """A lane and what it told the consumer."""
+
+    def __init__(self, part: CountingPart, batch: int = 100) -> None:
+        self.part = part
+        self.read_again: list[int] = []
+        self.finished = 0
+        self.lane = Lane(
+            PLACE,
+            part,
+            batch_events_max=batch,
+            linger_seconds=0.0,
+            read_again=self._read_again,
+            finished=self._finish,
+        )
+
+    async def _read_again(self, tp: TP, offset: int) -> None:
+        self.read_again.append(offset)
+
+    def _finish(self, tp: TP, records: int) -> None:
+        self.finished += records
+
+    def put(self, given: Chunk) -> None:
+        async def guard(work: Awaitable[None]) -> None:
+            await work
+
+        self.lane.put(given, guard)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0)
+
+
+def run(story: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(story)
+
+
+def test_chunks_that_gathered_become_one_batch() -> None:
+    async def story() -> None:
+        world = World(CountingPart())
+        world.put(chunk(0, 0, 1))
+        world.put(chunk(2, 2))
+        await world.until(lambda: world.finished == 3)
+
+        assert world.part.batches == [[0, 1, 2]]
+
+    run(story())
+
+
+def test_a_batch_is_never_larger_than_it_may_be() -> None:
+    async def story() -> None:
+        world = World(CountingPart(), batch=2)
+        world.put(chunk(0, *range(5)))
+        await world.until(lambda: world.finished == 5)
+
+        assert world.part.batches == [[0, 1], [2, 3], [4]]
+
+    run(story())
+
+
+def test_records_before_the_position_are_not_worked_on_again() -> None:
+    async def story() -> None:
+        world = World(CountingPart(position=2))
+        world.put(chunk(0, 0, 1, 2, 3))
+        await world.until(lambda: world.finished == 4)
+
+        assert world.part.batches == [[2, 3]]
+
+    run(story())
+
+
+def test_a_hole_in_the_log_itself_is_legal() -> None:
+    async def story() -> None:
+        world = World(CountingPart(position=0))
+        world.put(chunk(0, 0, 1, 5))
+        world.put(chunk(6, 9))
+        await world.until(lambda: world.finished == 4)
+
+        assert world.part.batches == [[0, 1, 5, 9]]
+        assert not world.read_again
+
+    run(story())
+
+
+def test_records_that_were_lost_on_the_way_are_read_again() -> None:
+    async def story() -> None:
+        world = World(CountingPart(position=0))
+        world.put(chunk(0, 0, 1))
+        world.put(chunk(5, 5, 6))
+        await world.until(lambda: bool(world.read_again))
+
+        assert world.part.batches == [[0, 1]]
+        assert world.read_again == [2]
+        assert world.finished == 4
+
+    run(story())
+
+
+def test_what_finds_no_room_is_worked_on_later_and_in_order() -> None:
+    async def story() -> None:
+        part = CountingPart()
+        part.room = 1
+        world = World(part, batch=2)
+        world.put(chunk(0, 0, 1, 2, 3))
+        await world.until(lambda: part.room == 0 and not world.lane.lock.locked())
+        assert (part.batches, world.finished) == ([[0, 1]], 2)
+
+        part.room = None
+        world.put(chunk(4, 4))
+        await world.until(lambda: world.finished == 5)
+
+        assert [offset for batch in part.batches for offset in batch] == [0, 1, 2, 3, 4]
+
+    run(story())
+
+
+def test_a_chunk_that_comes_as_the_work_ends_does_not_wait_for_the_next_one() -> None:
+    async def story() -> None:
+        world = World(CountingPart())
+        for offset in range(500):
+            world.put(chunk(offset, offset))
+            for _ in range(offset % 7):
+                await asyncio.sleep(0)
+        await world.until(lambda: world.finished == 500)
+
+        assert [offset for batch in world.part.batches for offset in batch] == list(range(500))
+
+    run(story())
+
+
+def test_a_lane_that_ends_finishes_its_batch_and_gives_the_rest_up() -> None:
+    async def story() -> None:
+        part = CountingPart()
+        part.go.clear()
+        world = World(part)
+        world.put(chunk(0, 0))
+        await world.until(world.lane.lock.locked)
+        world.put(chunk(1, 1))
+        ending = asyncio.ensure_future(world.lane.end())
+        await asyncio.sleep(0)
+        part.go.set()
+        await ending
+
+        assert part.batches == [[0]]
+        assert world.finished == 2
+        assert not world.lane.is_working
+
+    run(story())
