@@ -31,7 +31,8 @@ from stack.services import services
 WARM_SECONDS = 5.0
 DRAIN_SECONDS_MAX = 30.0
 POLL_MS = 10
-LINGER_MS = 1
+# The default of Kafka's own producer since 4.0.
+LINGER_MS = 5
 CUSTOMERS, TERMINALS = 5_000, 10_000
 LABEL_DELAY_MS = parse_duration("1h")
 LABEL_SHARE = 0.1

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.contract import Model
-from pipeline.features import record_verdicts
+from pipeline.feature_kernels import record_verdicts
 from pipeline.profiles import LearnedProfiles
 from pipeline.records import FEATURE_DTYPE, TrainingExample
 from pipeline.schema import Schema

@@ -11,17 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import pipeline.feature_kernels
 import pipeline.features
 from models.compiled import kernel_source
 from pipeline.events import Transactions
-from pipeline.features import (
-    FeatureKernel,
-    add_to_bucket,
-    feature_table,
-    record_verdicts,
-    schema_hash,
-    shared_kernel,
-)
+from pipeline.feature_kernels import add_to_bucket, record_verdicts, shared_kernel
+from pipeline.features import FeatureKernel, feature_table, schema_hash
 from pipeline.profiles import (
     BUCKET,
     BUCKET_SLOTS,
@@ -153,8 +148,8 @@ def read_without_labels() -> list[int]:
 
 def plain(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a function of the module as plain Python, with all kernels that it leads to."""
-    space = dict(vars(pipeline.features))
-    for name, value in vars(pipeline.features).items():
+    space = vars(pipeline.feature_kernels) | vars(pipeline.features)
+    for name, value in list(space.items()):
         if hasattr(value, "py_func"):
             space[name] = FunctionType(kernel_source(value).__code__, space, name)
     return FunctionType(function.__code__, space, function.__name__)

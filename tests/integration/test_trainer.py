@@ -203,8 +203,8 @@ def lives(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         snapshot_interval_seconds=0.3,
         models_kept=MODELS_KEPT,
         # All three actions come up.
-        review_score_min=0.02,
-        decline_score_min=0.2,
+        review_score_min=0.012,
+        decline_score_min=0.03,
     )
     reset(stack, settings)
     with redis.from_url(stack.redis_url) as client:

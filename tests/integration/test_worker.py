@@ -22,7 +22,7 @@ from models import make_model
 from pipeline.engine import Engine, Version
 from pipeline.errors import REASONS
 from pipeline.events import TransactionDecoder, Transactions, mask_card_numbers
-from pipeline.features import add_to_bucket
+from pipeline.feature_kernels import add_to_bucket
 from pipeline.feedback import MemoryWaiting
 from pipeline.learner import Learner
 from pipeline.profiles import (
