@@ -221,7 +221,7 @@ def main(events: int, rate: float, workers: int, state_dir: Path | None, out: Pa
     """Publish many transactions and their labels, and account for every one."""
     folder: Any = nullcontext(state_dir) if state_dir else TemporaryDirectory(prefix="fraudstream-")
     with folder as place:
-        settings = replace(Settings(), state_dir=str(place))
+        settings = replace(Settings(), state_dir=str(place), snapshot_interval_seconds=1.0)
         found = run(settings, events, rate, workers)
     text = json.dumps(found | {"machine": machine()}, indent=1)
     if out is not None:

@@ -7,6 +7,7 @@ takes the partition over begins where the last commit ended.
 """
 
 import asyncio
+import gc
 import logging
 import os
 import secrets
@@ -98,6 +99,9 @@ class Worker:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         sys.setswitchinterval(SWITCH_SECONDS)
         warm_up(self._parts.schema, self._settings)
+        # What was loaded until here stays: looking through it again would halt the loop each time.
+        gc.collect()
+        gc.freeze()
         await self._publisher.start()
         await self._feed.start()
         tasks = [self._guarded(self._feed.follow()), self._guarded(self._tick())]

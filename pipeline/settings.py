@@ -64,7 +64,7 @@ class Settings:
         60.0, "event days after which an approved transaction without a label is genuine"
     )
     snapshot_interval_seconds: float = _setting(
-        1.0, "the trainer publishes a version at most this often"
+        5.0, "the trainer publishes a version at most this often"
     )
     models_kept: int = _setting(32, "versions kept in the models topic")
     kafka_session_seconds: float = _setting(

@@ -37,6 +37,8 @@ EVENTS_A_DAY = 1_900
 SCHEMA = "card"
 LABEL_DELAY = "7d"
 QUALITY_WINDOW_EVENTS = 10_000
+# A day of the demo is less than a second.
+SNAPSHOT_INTERVAL_SECONDS = 0.5
 # How long the last decisions and labels may take after the last event was published.
 DRAIN_SECONDS_MAX = 60.0
 READY_SECONDS_MAX = 60.0
@@ -73,6 +75,7 @@ def demo(events: int, rate: float, seed: int) -> None:
         redis_url="",
         metrics_port=0,
         quality_window_events=QUALITY_WINDOW_EVENTS,
+        snapshot_interval_seconds=SNAPSHOT_INTERVAL_SECONDS,
     )
     if find_endpoints(state_dir) is not None:
         raise StackError(f"a demo runs already in {state_dir}: let it end, or stop it with Ctrl-C")
