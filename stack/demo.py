@@ -36,7 +36,7 @@ TERMINALS = 2_000
 EVENTS_A_DAY = 1_900
 SCHEMA = "card"
 LABEL_DELAY = "7d"
-QUALITY_WINDOW_EVENTS = 10_000
+QUALITY_WINDOW_EVENTS = 20_000
 # A day of the demo is less than a second.
 SNAPSHOT_INTERVAL_SECONDS = 0.5
 # How long the last decisions and labels may take after the last event was published.

@@ -85,7 +85,7 @@ def _plain(state: DemoState, console: Console) -> Callable[[], None]:
         nonlocal said_at
         if time.monotonic() - said_at >= PLAIN_SECONDS and state.view is not None:
             said_at = time.monotonic()
-            console.print(_line(state, state.view), highlight=False)
+            console.print(_line(state, state.view), highlight=False, soft_wrap=True)
 
     return say
 
@@ -181,7 +181,7 @@ def spark(values: list[float]) -> str:
 
 def summary(state: DemoState) -> None:
     """Say at the end what happened."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     if state.view is None or not state.view.events:
         console.print("ended before the first decision")
         return
