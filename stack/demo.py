@@ -30,10 +30,10 @@ from stack.demo_view import DemoState, live_view, summary
 from stack.servers import Endpoints, Stack, find_endpoints
 from stack.services import services
 
-# A small world: some 1,900 transactions a day, so that weeks pass in a minute.
-CUSTOMERS = 1_000
-TERMINALS = 2_000
-EVENTS_A_DAY = 1_900
+# A small world: some 3,800 transactions a day, so that weeks pass in a minute.
+CUSTOMERS = 2_000
+TERMINALS = 4_000
+EVENTS_A_DAY = 3_800
 SCHEMA = "card"
 LABEL_DELAY = "7d"
 QUALITY_WINDOW_EVENTS = 20_000
@@ -55,8 +55,8 @@ class DemoOptions:
 
 
 @click.command()
-@click.option("--events", default=100_000, show_default=True, help="End after so many events.")
-@click.option("--rate", default=2_500.0, show_default=True, help="Events a second.")
+@click.option("--events", default=200_000, show_default=True, help="End after so many events.")
+@click.option("--rate", default=4_000.0, show_default=True, help="Events a second.")
 @click.option("--seed", default=7, show_default=True, help="The same seed gives the same events.")
 def demo(events: int, rate: float, seed: int) -> None:
     """Show everything at once: transactions scored, labels learned, quality rising.

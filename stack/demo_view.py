@@ -126,7 +126,8 @@ def _numbers(state: DemoState, view: MonitorView) -> Table:
     ]
     grid.add_row("actions", "  ".join(actions), "alerts waiting", f"{state.alert_count:,}")
     dead = sum(view.dead_letters.values())
-    grid.add_row("champion", view.champion or "-", "dead letters", f"{dead:,}")
+    version = f"{view.champion}@{view.training_offset}" if view.champion else "-"
+    grid.add_row("champion", version, "dead letters", f"{dead:,}")
     return grid
 
 
@@ -144,12 +145,13 @@ def _quality(state: DemoState, view: MonitorView) -> Table:
 
 
 def _drift(view: MonitorView) -> tuple[str, str]:
-    if not view.drift_detections:
+    rises = [found for found in view.drift_detections if found.direction == "rise"]
+    if not rises:
         return "none", ""
-    last = view.drift_detections[-1]
+    last = rises[-1]
     moment = datetime.fromtimestamp(last.event_time_ms / 1000, UTC)
     change = f"error {last.error_before:.4f} -> {last.error_after:.4f}"
-    return f"{len(view.drift_detections)}", f"last {moment:%Y-%m-%d %H:%M}, {change}"
+    return f"{len(rises)}", f"last {moment:%Y-%m-%d %H:%M}, {change}"
 
 
 def _alerts(state: DemoState) -> Table:
