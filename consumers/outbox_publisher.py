@@ -46,6 +46,16 @@ class OutboxPublisher:
                 "start it (fraudstream up), or set kafka_servers"
             ) from error
 
+    async def check_partitions(self, topics: Sequence[str], partitions: int) -> None:
+        """Refuse a setting that is not so: every record would be in the wrong partition."""
+        assert self._producer is not None, "the publisher was not started"
+        for topic in topics:
+            found = len(await self._producer.partitions_for(topic))
+            if found != partitions:
+                raise SettingError(
+                    f"topic {topic} has {found} partitions, but partitions is set to {partitions}"
+                )
+
     async def stop(self) -> None:
         """Send what is left, and disconnect."""
         if self._producer is not None:

@@ -16,14 +16,17 @@ All keys are of one primary: a commit may touch any of them.
 """
 
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from pipeline.commit import Change, Stored, UnknownResultError
+from pipeline.errors import SettingError
 
 COMMAND_SECONDS_MAX = 5.0
 
@@ -109,14 +112,29 @@ def as_bytes(answer: bytes | str | None) -> bytes:
     return answer or b""
 
 
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return url.replace(f":{parts.password}@", ":***@") if parts.password else url
+
+
 class RedisStore:
     """Positions and outboxes in Redis, and the one script that moves them."""
 
     def __init__(self, url: str, *, retry_seconds_max: float) -> None:
+        self._url = _without_password(url)
         self.redis = connect(url, retries=max(1, round(retry_seconds_max)))
         # A commit that is sent again after a time-out would be refused by its own first success.
         self._once = connect(url, retries=0)
         self._script = self._once.register_script(COMMIT_SCRIPT)
+
+    async def check(self) -> None:
+        """Refuse a Redis that does not answer, in words that say which."""
+        try:
+            await self.redis.ping()
+        except RedisError as error:
+            raise SettingError(
+                f"no Redis answers at {self._url}: start it (fraudstream up), or set redis_url"
+            ) from error
 
     async def close(self) -> None:
         """Close the connections."""

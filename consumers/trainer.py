@@ -78,6 +78,7 @@ class Trainer:
     async def run(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
         """Fold the training log until stopped."""
         warm_up(self._schema, self._settings)
+        await self._store.check()
         await self._publisher.start()
         consumer = _consumer(self._servers)
         try:

@@ -102,7 +102,10 @@ class Worker:
         # What was loaded until here stays: looking through it again would halt the loop each time.
         gc.collect()
         gc.freeze()
+        await self._store.check()
         await self._publisher.start()
+        topics = (TRANSACTIONS, FEEDBACK)
+        await self._publisher.check_partitions(topics, self._settings.partitions)
         await self._feed.start()
         tasks = [self._guarded(self._feed.follow()), self._guarded(self._tick())]
         running = [asyncio.create_task(task) for task in tasks]

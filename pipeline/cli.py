@@ -4,7 +4,6 @@ Every setting is a flag of every command; `--help` of a command shows those that
 Answers go to stdout, everything else to stderr. Exit 0: done, 1: could not, 2: wrong use.
 """
 
-import dataclasses
 import importlib
 import logging
 import os
@@ -126,8 +125,8 @@ def _with_settings(callback: Callable[..., Any]) -> Callable[..., Any]:
         context = click.get_current_context()
         flags = {name: value for name, value in given.items() if name in names}
         flags = {name: value for name, value in flags.items() if value is not None}
-        if flags:
-            context.obj = dataclasses.replace(context.obj, **flags)
+        # All places are put together before anything is checked, since later ones win.
+        context.obj = load_settings(flags, os.environ, context.obj)
         return callback(**{name: value for name, value in given.items() if name not in names})
 
     return call
@@ -149,7 +148,7 @@ def cli(context: click.Context, config: Path | None, verbose: bool) -> None:
         # The clients say on their own account what our processes say in their words.
         for name in FOREIGN_LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    context.obj = load_settings({}, os.environ, config)
+    context.obj = config
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ ENVIRONMENT_PREFIX = "FRAUD_"
 SETTINGS_FILE = "fraudstream.toml"
 # What one commit of the store can hold, with two words for each event.
 BATCH_EVENTS_LIMIT = 3_000
+PORT_MAX = 65_535
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -91,6 +92,8 @@ class Settings:
                 f"batch_events_max must be at most {BATCH_EVENTS_LIMIT} "
                 f"(got {self.batch_events_max}): a commit holds no more"
             )
+        if not 0 <= self.metrics_port <= PORT_MAX:
+            raise SettingError(f"metrics_port must be 0 to {PORT_MAX} (got {self.metrics_port})")
         for setting in fields(self):
             value = getattr(self, setting.name)
             if isinstance(value, float) and not 0.0 <= value < math.inf:

@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pipeline.durations import format_duration
 from pipeline.engine import Decisions
 from pipeline.records import ACTIONS
 from pipeline.replay import Replay, ReplayOptions, ReplayResult
 from pipeline.schema import load_schema
 from pipeline.settings import Settings
+from pipeline.topics import DAY_MS
 from producers.commands import Duration
 from producers.datasets import count_rows, read_events
 
@@ -189,7 +189,8 @@ def _period(result: ReplayResult) -> str:
         datetime.fromtimestamp(moment / 1000, UTC).strftime("%Y-%m-%d %H:%M")
         for moment in (result.first_ms, result.last_ms)
     )
-    return f"period   {first} to {last} ({format_duration(result.last_ms - result.first_ms)})"
+    days = (result.last_ms - result.first_ms) / DAY_MS
+    return f"period   {first} to {last} ({days:,.1f} days)"
 
 
 def _number(value: float | None) -> str:

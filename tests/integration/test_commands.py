@@ -313,3 +313,40 @@ def test_a_kafka_that_does_not_answer_is_named_in_one_line(
         f"fraudstream: no Kafka broker answers at {address}: "
         "start it (fraudstream up), or set kafka_servers"
     )
+
+
+@pytest.mark.parametrize("command", ["worker", "trainer"])
+def test_a_redis_that_does_not_answer_is_named_in_one_line_without_its_password(
+    command: str, stack: Endpoints, tmp_path: Path
+) -> None:
+    with closing(socket.socket()) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{nobody.getsockname()[1]}"
+        servers = (f"--kafka-servers={stack.kafka_servers}", f"--redis-url=redis://:s3@{place}")
+        done = fraudstream(tmp_path, command, f"--state-dir={tmp_path}", *servers)
+
+    assert (done.returncode, done.stderr.splitlines()) == (
+        1,
+        [
+            f"fraudstream: no Redis answers at redis://:***@{place}: "
+            "start it (fraudstream up), or set redis_url"
+        ],
+    )
+
+
+def test_a_worker_refuses_a_number_of_partitions_that_is_not_the_topics(
+    settings: Settings, tmp_path: Path
+) -> None:
+    done = fraudstream(
+        tmp_path,
+        "worker",
+        f"--state-dir={tmp_path}",
+        f"--kafka-servers={settings.kafka_servers}",
+        f"--redis-url={settings.redis_url}",
+        "--partitions=7",
+    )
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "fraudstream: topic transactions has 4 partitions, but partitions is set to 7"
+    )
