@@ -139,7 +139,9 @@ class ChunkConsumer(driver.Consumer):
     async def read_again(self, tp: TP, offset: int) -> None:
         """Fetch a partition again from an offset."""
         async with self._fetching:
-            await self._seek_all({tp: offset})
+            # While it waited for the fetch, the partition may have gone to another.
+            if tp in self.assignment():
+                await self._seek_all({tp: offset})
 
     async def _within_log(self, found: Mapping[TP, int | None]) -> dict[TP, int]:
         """Give the offsets to seek to; one that the log does not have is never passed over."""

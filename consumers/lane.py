@@ -64,6 +64,7 @@ class Lane:
         self._read_again, self._finished = read_again, finished
         self._chunks: deque[Chunk] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._has_ended = False
         # A batch, a tick and a recovery of one partition must not interleave.
         self.lock = asyncio.Lock()
 
@@ -84,10 +85,11 @@ class Lane:
         self._chunks.clear()
 
     async def end(self) -> None:
-        """Forget what waits, and wait for what is under way."""
+        """Forget what waits, and wait for the batch under way; nothing is begun after it."""
+        self._has_ended = True
         self.clear()
-        if self._task is not None:
-            await self._task
+        async with self.lock:
+            self.clear()
 
     async def recover(self) -> int | None:
         """Take over where the store stands, and give the position."""
@@ -97,7 +99,7 @@ class Lane:
             return await self.part.recover()
 
     async def _drain(self) -> None:
-        while self._chunks:
+        while self._chunks and not self._has_ended:
             await asyncio.sleep(self._linger_seconds)
             async with self.lock:
                 chunks = list(self._chunks)

@@ -14,6 +14,7 @@ import secrets
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -117,8 +118,10 @@ class Worker:
         )
         if not stop.is_set():
             self.end_process(self._app.crash_reason or CommitError("Faust has stopped"))
-        # A client that waits for a broker swallows its cancellation, so this must not be awaited.
-        asyncio.get_running_loop().call_later(STOP_SECONDS_MAX, os._exit, 1)
+        # A client that waits for a broker hears no cancellation, and its thread outlives the loop.
+        limit = threading.Timer(STOP_SECONDS_MAX, os._exit, (1,))
+        limit.daemon = True
+        limit.start()
         await self._stop(running)
 
     async def _publish(self, records: Sequence[OutboxRecord]) -> None:

@@ -196,8 +196,9 @@ def test_a_lane_that_ends_finishes_its_batch_and_gives_the_rest_up() -> None:
         part.go.set()
         await ending
 
+        await world.until(lambda: not world.lane.is_working)
+
         assert part.batches == [[0]]
         assert world.finished == 2
-        assert not world.lane.is_working
 
     run(story())
