@@ -118,7 +118,7 @@ class Scorer:
         problems: list[tuple[int, Problem]] = []
         times = batch.event_time_ms.tolist()
         for place, (row, key, time_ms) in enumerate(zip(rows, batch.keys[0], times, strict=True)):
-            problem = self._misplaced(key) or self._untimely(time_ms, records[row].timestamp_ms)
+            problem = self._untimely(time_ms, records[row].timestamp_ms) or self._misplaced(key)
             if problem is not None:
                 problems.append((place, problem))
         if not problems:

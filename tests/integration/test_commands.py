@@ -332,21 +332,3 @@ def test_a_redis_that_does_not_answer_is_named_in_one_line_without_its_password(
             "start it (fraudstream up), or set redis_url"
         ],
     )
-
-
-def test_a_worker_refuses_a_number_of_partitions_that_is_not_the_topics(
-    settings: Settings, tmp_path: Path
-) -> None:
-    done = fraudstream(
-        tmp_path,
-        "worker",
-        f"--state-dir={tmp_path}",
-        f"--kafka-servers={settings.kafka_servers}",
-        f"--redis-url={settings.redis_url}",
-        "--partitions=7",
-    )
-
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == (
-        "fraudstream: topic transactions has 4 partitions, but partitions is set to 7"
-    )

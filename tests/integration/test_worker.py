@@ -89,6 +89,7 @@ BAD: dict[str, tuple[bytes | None, str, str]] = {
     "decimals": (event_bytes(amount="1.005"), "schema", "$.amount"),
     "too much": (event_bytes(amount="10000000.01"), "schema", "$.amount"),
     "seconds": (event_bytes(event_time=1_600_000_000), "schema", "$.event_time"),
+    "far future": (event_bytes(event_time="2099-01-01T00:00:00Z"), "out_of_time", "$.event_time"),
     "no offset": (event_bytes(event_time="2021-01-04T00:00:00"), "schema", "$.event_time"),
     "blank in id": (event_bytes(transaction_id="t 1"), "schema", "$.transaction_id"),
     "slash in id": (event_bytes(terminal_id="m/1"), "schema", "$.terminal_id"),

@@ -1,0 +1,38 @@
+"""A worker whose settings or store do not fit its Kafka ends, and says why in one line."""
+
+import pytest
+import redis
+
+from pipeline.settings import Settings
+from pipeline.topics import TRANSACTIONS
+from tests.integration.processes import Processes
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+
+def last_words(settings: Settings, **changes: object) -> tuple[int | None, str]:
+    """Run a worker to its end; give its exit code and the last line it said."""
+    with Processes(settings, **changes) as processes:
+        started = processes.start("worker").started
+        wait_until(lambda: started.process.poll() is not None, "the worker has ended")
+        return started.process.returncode, started.log.read_text().splitlines()[-1]
+
+
+@pytest.mark.parametrize("position", ["1000", "-1"])
+def test_a_store_that_stands_outside_of_the_log_is_never_passed_over(
+    settings: Settings, position: str
+) -> None:
+    with redis.from_url(settings.redis_url) as client:
+        client.set(f"pos:{TRANSACTIONS}:2", position)
+    code, line = last_words(settings)
+
+    assert code == 1
+    assert f"transactions[2] holds offsets 0 to 0, but the store stands at {position}" in line
+
+
+def test_a_number_of_partitions_that_is_not_the_topics_is_refused(settings: Settings) -> None:
+    assert last_words(settings, partitions=7) == (
+        1,
+        "fraudstream: topic transactions has 4 partitions, but partitions is set to 7",
+    )
