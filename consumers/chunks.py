@@ -53,6 +53,9 @@ class Owner(Protocol):
     async def take_over(self, partitions: Iterable[TP]) -> Mapping[TP, int | None]:
         """Recover assigned partitions; give the offset to read from, `None`: from the first."""
 
+    def begin(self, offsets: Mapping[TP, int]) -> None:
+        """Take note of where reading begins."""
+
     def positions(self) -> Mapping[TP, int]:
         """Give the committed position of each partition owned."""
 
@@ -130,6 +133,7 @@ class ChunkConsumer(driver.Consumer):
                 found = await self.owner.take_over(self.assignment())
                 offsets = await self._within_log(found)
                 await self._seek_all(offsets)
+                self.owner.begin(offsets)
                 return offsets
         except Exception as error:
             # Faust would go on without the partitions, or end without a word.

@@ -173,6 +173,11 @@ class Labeller:
         )
         return None if position is None else self._offset
 
+    def begin(self, offset: int) -> None:
+        """Take note of the first offset of the log, where the store knows none."""
+        if self._input.position is None:
+            self._offset = offset
+
     @property
     def position(self) -> int | None:
         """The offset of the next record, as committed."""

@@ -217,6 +217,13 @@ class Worker:
         logger.info("assigned: partitions=%s", self.partitions)
         return offsets
 
+    def begin(self, offsets: Mapping[TP, int]) -> None:
+        """Take note of where reading begins: a labeller may commit before its first label."""
+        for tp, offset in offsets.items():
+            part = self._lanes[TP(*tp)].part
+            if isinstance(part, Labeller):
+                part.begin(offset)
+
     def positions(self) -> Mapping[TP, int]:
         """Give the committed position of each partition owned."""
         found = {tp: lane.part.position for tp, lane in self._lanes.items()}

@@ -1,11 +1,15 @@
-"""A worker whose settings or store do not fit its Kafka ends, and says why in one line."""
+"""A worker whose settings or store do not fit its Kafka ends, and says why in one line; one whose
+Kafka has forgotten its oldest records begins where the log does."""
 
 import pytest
 import redis
+from kafka import TopicPartition
 
 from pipeline.settings import Settings
-from pipeline.topics import TRANSACTIONS
-from tests.integration.processes import Processes
+from pipeline.topics import FEEDBACK, TRANSACTIONS
+from stack.topic_setup import administration
+from tests.integration.processes import Processes, key_of, keyed, send
+from tests.strategies import event_bytes
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -36,3 +40,21 @@ def test_a_number_of_partitions_that_is_not_the_topics_is_refused(settings: Sett
         1,
         "fraudstream: topic transactions has 4 partitions, but partitions is set to 7",
     )
+
+
+def test_a_log_whose_beginning_is_gone_is_begun_where_it_starts(settings: Settings) -> None:
+    place = TopicPartition(FEEDBACK, 0)
+    send(settings, FEEDBACK, [(0, b"c1", b"old")] * 3)
+    with administration(settings.kafka_servers) as admin:
+        admin.delete_records({place: 3})
+    card = key_of(0, settings)
+    with (
+        redis.from_url(settings.redis_url) as client,
+        Processes(settings, maturity_days=0.0) as processes,
+    ):
+        processes.ready("worker")
+        send(settings, TRANSACTIONS, [keyed(settings, card, event_bytes(card_id=card))])
+        wait_until(lambda: client.exists("pos:feedback:0") > 0, "a decision has matured")
+        stored = client.get("pos:feedback:0")
+
+    assert stored == b"3:1:1"
