@@ -1,7 +1,7 @@
 """From a score to an action and its reasons.
 
 Reasons are the model's exact contributions, added up by reason code: what spoke most for fraud
-comes first. `docs/reason-codes.md` lists the codes of the shipped schemas.
+comes first. `docs/reference.md` lists the codes of the card schema.
 
 >>> from pipeline.schema import load_schema
 >>> from pipeline.features import feature_table
