@@ -307,7 +307,7 @@ class Labeller:
             step.changes.append(("MATURED", str(p), key))
             decision = step.waiting.decision(key)
             if decision is not None and step.waiting.verdict(key) is None:
-                label = matured_label(decision, "", maturity_ms)
+                label = matured_label(decision, maturity_ms)
                 for item in join(step.waiting, [label] if label else []):
                     step.settle(item)
 

@@ -141,7 +141,7 @@ def join(waiting: Waiting, labels: Sequence[Label]) -> Iterator[Settled]:
             yield Settled(label, path)
 
 
-def matured_label(decision: DecisionRecord, key: str, maturity_ms: int) -> Label | None:
+def matured_label(decision: DecisionRecord, maturity_ms: int) -> Label | None:
     """Give the label of a decision that nobody spoke against in time, if silence proves anything.
 
     A transaction that was declined, or held for review, did not go through: that nobody complained
@@ -152,7 +152,7 @@ def matured_label(decision: DecisionRecord, key: str, maturity_ms: int) -> Label
     return Label(
         label_id=f"matured-{decision.transaction_id}"[:64],
         transaction_id=decision.transaction_id,
-        key=key,
+        key=next(iter(decision.keys.values())),
         is_fraud=False,
         source="matured",
         label_time_ms=decision.event_time + maturity_ms,

@@ -153,7 +153,7 @@ class Replay:
         matured = [
             label
             for decision in self._waiting.take_matured(now_ms, maturity_ms)
-            if (label := matured_label(decision, "", maturity_ms))
+            if (label := matured_label(decision, maturity_ms))
         ]
         settled += self._engine.label(matured)
         self.result.labels.update(item.path for item in settled)

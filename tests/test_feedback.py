@@ -226,7 +226,7 @@ def test_a_decision_with_a_verdict_does_not_mature(is_fraud: bool) -> None:
 
 
 def test_an_approved_decision_matures_as_genuine_at_its_age() -> None:
-    matured = matured_label(decision("t1"), "c1", MATURITY_MS)
+    matured = matured_label(decision("t1"), MATURITY_MS)
 
     assert matured == Label(
         "matured-t1", "t1", "c1", False, "matured", MONDAY_MS + MATURITY_MS, by="maturity"
@@ -235,12 +235,12 @@ def test_an_approved_decision_matures_as_genuine_at_its_age() -> None:
 
 @pytest.mark.parametrize("action", ["review", "decline"])
 def test_what_did_not_go_through_never_matures(action: str) -> None:
-    assert matured_label(decision("t1", action=action), "c1", MATURITY_MS) is None
+    assert matured_label(decision("t1", action=action), MATURITY_MS) is None
 
 
 def test_any_other_source_corrects_a_matured_verdict() -> None:
     waiting = waiting_for("t1")
-    matured = matured_label(decision("t1"), "c1", MATURITY_MS)
+    matured = matured_label(decision("t1"), MATURITY_MS)
     assert matured is not None
 
     for source in SOURCES:
@@ -249,7 +249,7 @@ def test_any_other_source_corrects_a_matured_verdict() -> None:
 
 
 def test_the_id_of_a_matured_label_is_valid_for_the_longest_transaction_id() -> None:
-    matured = matured_label(decision("t" * 64), "c1", MATURITY_MS)
+    matured = matured_label(decision("t" * 64), MATURITY_MS)
     assert matured is not None
 
     assert LabelDecoder(CARD).decode_one(encode_label(matured, CARD)) == matured
