@@ -222,7 +222,12 @@ class Stack:
     def _stop(self, names: set[str]) -> list[str]:
         record = _read(self._state_dir)
         recorded = {each.identity for name, each in record.servers.items() if name in names}
-        own = names & set(self._started)
+        # One that has died by itself is released as well.
+        own = {
+            name
+            for name, started in self._started.items()
+            if name in names or started.process.poll() is not None
+        }
         # An interrupt may have come between a start and its record.
         children = [identify(self._started[name].process.pid) for name in own]
         stop(recorded.union(child for child in children if child is not None))
