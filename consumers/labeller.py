@@ -16,9 +16,10 @@ from consumers.redis_store import as_bytes
 from consumers.scorer import Parts
 from pipeline.commit import Change, Input, OutboxRecord
 from pipeline.counts import WorkerCounts
+from pipeline.durations import DAY_MS
 from pipeline.errors import Reason
 from pipeline.events import Label, LabelDecoder, Problem, Source, Verdict
-from pipeline.feedback import DAY_MS, KnownVerdict, LabelPath, Settled, join, matured_label
+from pipeline.feedback import KnownVerdict, LabelPath, Settled, join, matured_label
 from pipeline.partitioner import partition_of
 from pipeline.records import DecisionRecord, decode_decisions, encode_record
 from pipeline.topics import FEEDBACK, TRAINING, TRANSACTIONS

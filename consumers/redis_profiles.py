@@ -13,11 +13,10 @@ from redis.asyncio import Redis
 
 from consumers.redis_store import as_bytes
 from pipeline.commit import Change
+from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.events import Transactions
 from pipeline.profiles import (
-    DAY_MS,
     DAY_SLOTS,
-    HOUR_MS,
     HOUR_SLOTS,
     ProfileView,
     Rows,

@@ -13,12 +13,12 @@ from consumers.redis_store import RedisStore
 from consumers.timing import timed
 from pipeline.commit import Change, Input, OutboxRecord, Publish
 from pipeline.counts import WorkerCounts
+from pipeline.durations import DAY_MS
 from pipeline.engine import Decisions, Engine
 from pipeline.events import Problem, Rejected, TransactionDecoder, Transactions
 from pipeline.feedback import MemoryWaiting
 from pipeline.partitioner import partition_of
 from pipeline.policy import REVIEW
-from pipeline.profiles import DAY_MS
 from pipeline.records import ACTIONS, DecisionRecord, encode_record
 from pipeline.schema import Schema
 from pipeline.settings import Settings

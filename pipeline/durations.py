@@ -17,7 +17,9 @@ from decimal import Decimal
 
 from pipeline.errors import SettingError
 
-MILLISECONDS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+MILLISECONDS = {"d": DAY_MS, "h": HOUR_MS, "m": 60_000, "s": 1_000, "ms": 1}
 # Ten years; a longer delay is a slip of the unit, and its sums could leave 64 bits.
 DURATION_MS_MAX = 3_650 * MILLISECONDS["d"]
 

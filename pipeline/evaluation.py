@@ -21,7 +21,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from pipeline.topics import DAY_MS
+from pipeline.durations import DAY_MS
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.compiled import kernel
+from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.profiles import (
-    DAY_MS,
     DAY_SLOTS,
-    HOUR_MS,
     HOUR_SLOTS,
     RECENT_COUNTERPARTS,
     RECENT_IDS,
@@ -72,14 +71,19 @@ def decay(elapsed_ms: float, half_life_ms: float) -> float:
 
 
 @kernel
+def spread_of(weight: float, mean: float, squares: float) -> float:
+    """Give the spread of a habit in minor units, never quite 0."""
+    # The floor keeps habits of one fixed amount from making a cent a hundred deviations.
+    return math.sqrt(max(squares / weight - mean * mean, 0.0)) + 0.05 * mean + 1.0
+
+
+@kernel
 def deviations(amount: float, weight: float, total: float, squares: float) -> float:
     """Give the distance of an amount from a habit in standard deviations, NaN without a habit."""
     if weight < HABIT_WEIGHT_MIN:
         return math.nan
     mean = total / weight
-    # The floor keeps habits of one fixed amount from making a cent a hundred deviations.
-    spread = math.sqrt(max(squares / weight - mean * mean, 0.0)) + 0.05 * mean + 1.0
-    return (amount - mean) / spread
+    return (amount - mean) / spread_of(weight, mean, squares)
 
 
 @kernel
@@ -96,8 +100,7 @@ def winsorised(amount: float, weight: float, total: float, squares: float) -> fl
     if weight < HABIT_WEIGHT_MIN:
         return amount
     mean = total / weight
-    spread = math.sqrt(max(squares / weight - mean * mean, 0.0)) + 0.05 * mean + 1.0
-    limit = mean + HABIT_DEVIATIONS_MAX * spread
+    limit = mean + HABIT_DEVIATIONS_MAX * spread_of(weight, mean, squares)
     return min(amount, limit)
 
 

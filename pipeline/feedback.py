@@ -29,8 +29,6 @@ import msgspec
 from pipeline.events import Label, Source
 from pipeline.records import DecisionRecord, TrainingExample
 
-DAY_MS = 86_400_000
-
 LabelPath = Literal["learned", "corrected", "repeated", "confirmed", "contradicted", "unknown"]
 """What became of a label: the first two are learned, the others say why not."""
 LABEL_PATHS: tuple[LabelPath, ...] = get_args(LabelPath)

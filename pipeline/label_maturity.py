@@ -13,7 +13,7 @@ LabelledShare(age_days=7, decisions=2, labelled=1)
 
 from dataclasses import dataclass
 
-from pipeline.topics import DAY_MS
+from pipeline.durations import DAY_MS
 
 # A chargeback may take 120 days; half as long again leaves room for a late one.
 DAYS_KEPT = 180

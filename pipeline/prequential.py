@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pipeline.durations import DAY_MS
 from pipeline.evaluation import (
     Bools,
     Floats,
@@ -25,7 +26,6 @@ from pipeline.evaluation import (
     mean_or_none,
     squared_errors,
 )
-from pipeline.topics import DAY_MS
 
 # Labels of the first day are mostly verdicts on reviewed events, which are no fair sample.
 SLOW_LABEL_MS = DAY_MS

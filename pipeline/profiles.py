@@ -25,9 +25,6 @@ from numpy.typing import NDArray
 from pipeline.events import Transactions
 from pipeline.schema import Schema
 
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
-
 # An id that comes again within so many events of its card is a duplicate and decided once.
 RECENT_IDS = 16
 RECENT_COUNTERPARTS = 8

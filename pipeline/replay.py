@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import make_model
+from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.engine import Decisions, Engine, Version
 from pipeline.evaluation import Quality, evaluate
 from pipeline.events import Label, Transactions
@@ -26,9 +27,8 @@ from pipeline.records import ACTIONS
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 
-DAY_MS = 86_400_000
 # How often, in event time, what was learned is adopted; a live trainer publishes sooner than this.
-TICK_MS = 3_600_000
+TICK_MS = HOUR_MS
 
 Labelled = tuple[Transactions, NDArray[np.int8]]
 """Events, and whether each is a fraud: 1, 0, or -1 where nobody knows."""

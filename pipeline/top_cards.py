@@ -18,8 +18,8 @@ True
 from collections import Counter
 from dataclasses import dataclass, field
 
+from pipeline.durations import DAY_MS
 from pipeline.evaluation import CARDS_TOP
-from pipeline.topics import DAY_MS
 
 # A day counts when most of its labels can be there; the mean is over the mature days kept.
 MATURE_DAYS = 7

@@ -6,7 +6,7 @@ historical events within minutes of their arrival.
 
 from dataclasses import dataclass, field
 
-DAY_MS = 86_400_000
+from pipeline.durations import DAY_MS
 
 TRANSACTIONS = "transactions"
 FEEDBACK = "feedback"

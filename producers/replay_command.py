@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pipeline.durations import DAY_MS
 from pipeline.engine import Decisions
 from pipeline.records import ACTIONS
 from pipeline.replay import Replay, ReplayOptions, ReplayResult
 from pipeline.schema import load_schema
 from pipeline.settings import Settings
-from pipeline.topics import DAY_MS
 from producers.commands import Duration
 from producers.datasets import count_rows, read_events
 

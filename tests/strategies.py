@@ -11,8 +11,8 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.events import Label, Transactions
-from pipeline.profiles import DAY_MS, HOUR_MS
 from pipeline.records import DecisionRecord, TrainingExample, pack_features
 from pipeline.schema import load_schema, parse_schema
 

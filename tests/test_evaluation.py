@@ -12,8 +12,8 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from pipeline.durations import DAY_MS
 from pipeline.evaluation import calibration_error, card_precision, evaluate, quality_over_time
-from pipeline.topics import DAY_MS
 
 
 def stream(events: int, seed: int = 1) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 import pipeline.feature_kernels
 import pipeline.features
 from models.compiled import kernel_source
+from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.events import Transactions
 from pipeline.feature_kernels import add_to_bucket, record_verdicts, shared_kernel
 from pipeline.features import FeatureKernel, feature_table, schema_hash
 from pipeline.profiles import (
     BUCKET,
     BUCKET_SLOTS,
-    DAY_MS,
-    HOUR_MS,
     HOUR_SLOTS,
     RECENT_IDS,
     LearnedProfiles,

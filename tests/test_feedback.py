@@ -4,9 +4,9 @@ from itertools import product
 
 import pytest
 
+from pipeline.durations import DAY_MS
 from pipeline.events import SOURCES, Label, LabelDecoder, Source, encode_label
 from pipeline.feedback import (
-    DAY_MS,
     HISTORY_MAX,
     LABEL_PATHS,
     SOURCE_RANKS,

@@ -7,9 +7,9 @@ import pytest
 
 from models import make_model
 from models.snapshot import encode
+from pipeline.durations import DAY_MS
 from pipeline.features import FeatureKernel
 from pipeline.learner import Learner
-from pipeline.profiles import DAY_MS
 from pipeline.records import TrainingExample, pack_features
 from tests.strategies import CARD, MONDAY_MS, example
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.drift import ScorePsi
+from pipeline.durations import DAY_MS
 from pipeline.evaluation import evaluate
 from pipeline.label_maturity import DAYS_KEPT, LabelledShare, LabelMaturity
 from pipeline.metrics import registry_of
@@ -21,7 +22,7 @@ from pipeline.monitoring import (
     trained_to,
 )
 from pipeline.records import DecisionRecord, TrainingExample
-from pipeline.topics import DAY_MS, DEAD_LETTERS, DECISIONS, TRAINING
+from pipeline.topics import DEAD_LETTERS, DECISIONS, TRAINING
 
 
 def decision(offset: int, *, partition: int = 0, **changed: object) -> DecisionRecord:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.durations import DAY_MS
 from pipeline.engine import Decisions
 from pipeline.evaluation import quality_over_time
-from pipeline.replay import DAY_MS, TICK_MS, Labelled, Replay, ReplayOptions, ReplayResult
+from pipeline.replay import TICK_MS, Labelled, Replay, ReplayOptions, ReplayResult
 from pipeline.settings import Settings
 from producers.simulator import SimulatorOptions, simulate
 from tests.strategies import CARD, MONDAY_MS, traffic, visits

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from pipeline.durations import DAY_MS
 from pipeline.evaluation import card_precision
 from pipeline.top_cards import COMPROMISED_MAX, CardPrecision
-from pipeline.topics import DAY_MS
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from consumers import commands
 from consumers.model_feed import CHAMPION_KEY, Champion
 from pipeline.cli import main
-from pipeline.profiles import DAY_MS
+from pipeline.durations import DAY_MS
 from pipeline.records import DecisionRecord, TrainingExample, decode_decisions, decode_examples
 from pipeline.settings import Settings
 from pipeline.topics import DECISIONS, FEEDBACK, MODELS, TRAINING, TRANSACTIONS

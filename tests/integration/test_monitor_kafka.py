@@ -13,9 +13,10 @@ import pytest
 from kafka import KafkaProducer
 
 from consumers.monitor import MonitorProcess, build_monitor
+from pipeline.durations import DAY_MS
 from pipeline.records import DecisionRecord, TrainingExample, encode_record, pack_features
 from pipeline.settings import Settings
-from pipeline.topics import DAY_MS, DEAD_LETTERS, DECISIONS, TRAINING
+from pipeline.topics import DEAD_LETTERS, DECISIONS, TRAINING
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration

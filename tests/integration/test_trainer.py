@@ -19,10 +19,10 @@ from consumers.model_feed import CHAMPION_KEY, Champion
 from models import make_model
 from models.contract import Model
 from models.snapshot import decode, encode
+from pipeline.durations import DAY_MS
 from pipeline.features import FeatureKernel
 from pipeline.learner import Learner
 from pipeline.policy import Policy
-from pipeline.profiles import DAY_MS
 from pipeline.records import (
     ACTIONS,
     DecisionRecord,

@@ -19,6 +19,7 @@ import redis
 from kafka.consumer.fetcher import ConsumerRecord
 
 from models import make_model
+from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.engine import Engine, Version
 from pipeline.errors import REASONS
 from pipeline.events import TransactionDecoder, Transactions, mask_card_numbers
@@ -26,9 +27,7 @@ from pipeline.feature_kernels import add_to_bucket
 from pipeline.feedback import MemoryWaiting
 from pipeline.learner import Learner
 from pipeline.profiles import (
-    DAY_MS,
     DAY_SLOTS,
-    HOUR_MS,
     HOUR_SLOTS,
     MemoryProfiles,
     Table,
