@@ -22,13 +22,12 @@ from pipeline.metrics import metrics_endpoint, trainer_registry, worker_registry
 from pipeline.records import DecisionRecord
 from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
-from stack.connections import endpoints_of
+from stack.connections import current_settings, endpoints_of
 from stack.servers import Endpoints
 
 
 def _parts() -> tuple[Settings, Schema, Endpoints]:
-    settings = click.get_current_context().obj
-    assert isinstance(settings, Settings), settings
+    settings = current_settings()
     return settings, load_schema(settings.schema), endpoints_of(settings)
 
 

@@ -159,7 +159,12 @@ class Labeller:
 
     async def recover(self) -> int | None:
         """Take over from the last owner; gives the offset to read from, `None` at first."""
-        position = await self._input.recover()
+        await self._input.recover()
+        await self._start_over()
+        return self.position
+
+    async def _start_over(self) -> None:
+        """Forget what is cached, and stand where the store stands."""
         stored = await self._parts.store.redis.hgetall(f"pend:{self._partition}")
         pending = [msgspec.msgpack.decode(as_bytes(v), type=Pending) for v in stored.values()]
         self._pending = {}
@@ -169,10 +174,8 @@ class Labeller:
             assert isinstance(label, Label), "only decoded labels were stored"
             self._pending[key_of(label)] = (label, record)
         self._seen = None
-        self._offset, self._seq, self._steps = (
-            (0, 0, 0) if position is None else (int(part) for part in position.split(":"))
-        )
-        return None if position is None else self._offset
+        position = self._input.position or "0:0:0"
+        self._offset, self._seq, self._steps = (int(part) for part in position.split(":"))
 
     def begin(self, offset: int) -> None:
         """Take note of the first offset of the log, where the store knows none."""
@@ -322,7 +325,7 @@ class Labeller:
         position = f"{offset}:{step.seq}:{self._steps + 1}"
         if not await self._input.commit(position, step.records, step.all_changes()):
             self._parts.counts.commits_refused += 1
-            await self.recover()
+            await self._start_over()
             return
         self._offset, self._seq, self._steps = offset, step.seq, self._steps + 1
         self._pending |= step.pending

@@ -62,11 +62,15 @@ class Scorer:
 
     async def recover(self) -> int | None:
         """Take over from the last owner; gives the offset to read from, `None` at first."""
+        await self._input.recover()
+        await self._start_over()
+        return self.position
+
+    async def _start_over(self) -> None:
+        """Forget what is cached, and stand where the store stands."""
         self._profiles.forget()
-        position = await self._input.recover()
         stored = await self._parts.store.redis.get(f"wm:{self._partition}")
         self._watermark_ms = int(stored or 0)
-        return None if position is None else int(position)
 
     async def handle(self, records: Sequence[InputRecord]) -> bool:
         """Decide records that follow each other, unless another owner was before us."""
@@ -94,7 +98,7 @@ class Scorer:
             committed = await self._input.commit(position, published + letters, changes)
         if not committed:
             counts.commits_refused += 1
-            await self.recover()
+            await self._start_over()
             return True
         counts.events += len(records)
         counts.late += late

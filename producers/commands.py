@@ -27,7 +27,7 @@ from pipeline.settings import Settings
 from producers.batch import EventBatch
 from producers.feed import LabelOptions, limited
 from producers.simulator import Drift, SimulatorOptions, expected_transactions, simulate
-from stack.connections import kafka_servers_of
+from stack.connections import current_settings, kafka_servers_of
 
 LABEL_DELAY = "7d"
 SIMULATED_ENTITIES = ("card", "terminal")
@@ -107,7 +107,7 @@ def publish_command(
     """
     if (file is not None) == simulated:
         raise click.UsageError("give either a FILE or --simulate")
-    settings = _settings()
+    settings = current_settings()
     schema = load_schema(settings.schema)
     labels = _labels(options)
     if file is None:
@@ -126,17 +126,11 @@ def simulate_command(out: Path, **options: Any) -> None:
     """Write simulated events to a CSV or Parquet file, with label and scenario."""
     from producers.writing import write_events  # noqa: PLC0415 - pandas takes a second to import
 
-    schema = load_schema(_settings().schema)
+    schema = load_schema(current_settings().schema)
     batches, total = _simulated(schema, _world(options))
     with _bar(total) as show:
         count = write_events(out, _counted(batches, show), schema)
     click.echo(f"wrote {count:,} transactions to {out}")
-
-
-def _settings() -> Settings:
-    settings = click.get_current_context().obj
-    assert isinstance(settings, Settings), settings
-    return settings
 
 
 def _labels(options: dict[str, Any]) -> LabelOptions | None:

@@ -24,6 +24,7 @@ from pipeline.schema import load_schema
 from pipeline.settings import Settings
 from producers.commands import Duration
 from producers.datasets import count_rows, read_events
+from stack.connections import current_settings
 
 # Rows that a row group of the decisions file has, at least.
 ROW_GROUP_EVENTS = 50_000
@@ -101,8 +102,7 @@ def replay(
     The same engine as the worker's; each label is learned when it would have become known. Ctrl-C
     ends it early with what was measured until then.
     """
-    settings = click.get_current_context().obj
-    assert isinstance(settings, Settings), settings
+    settings = current_settings()
     options = ReplayOptions(label_delay, _milliseconds(start), _milliseconds(end))
     result = _run(file, settings, options, decisions)
     click.echo(_as_json(result, settings)) if as_json else _show(result, settings)

@@ -6,8 +6,7 @@ The answer goes to stdout, progress to stderr. The settings come as the context'
 import click
 import msgspec
 
-from pipeline.settings import Settings
-from stack.connections import kafka_servers_of
+from stack.connections import current_settings, kafka_servers_of
 from stack.servers import Endpoints, ServerStatus, Stack
 from stack.topic_setup import create_topics
 
@@ -47,19 +46,13 @@ def topics() -> None:
 
     On the Kafka of `kafka_servers`, or on the embedded one when that is empty.
     """
-    settings = _settings()
+    settings = current_settings()
     created = create_topics(kafka_servers_of(settings), settings)
     click.echo(f"created {', '.join(created)}" if created else "all topics exist")
 
 
-def _settings() -> Settings:
-    settings = click.get_current_context().obj
-    assert isinstance(settings, Settings), settings
-    return settings
-
-
 def _stack() -> Stack:
-    return Stack(_settings(), attached=False, say=lambda line: click.echo(line, err=True))
+    return Stack(current_settings(), attached=False, say=lambda line: click.echo(line, err=True))
 
 
 def _named(endpoints: Endpoints) -> list[tuple[str, str]]:

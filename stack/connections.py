@@ -2,9 +2,18 @@
 
 from pathlib import Path
 
+import click
+
 from pipeline.errors import SettingError
 from pipeline.settings import Settings
 from stack.servers import Endpoints, find_endpoints
+
+
+def current_settings() -> Settings:
+    """Give the settings of the command that runs."""
+    settings = click.get_current_context().obj
+    assert isinstance(settings, Settings), settings
+    return settings
 
 
 def endpoints_of(settings: Settings) -> Endpoints:

@@ -26,6 +26,7 @@ from pipeline.settings import Settings
 from producers.feed import LabelOptions, limited
 from producers.publisher import Pace, Progress, Watch, publish
 from producers.simulator import SimulatorOptions, simulate
+from stack.connections import current_settings
 from stack.demo_view import DemoState, live_view, summary
 from stack.servers import Endpoints, Stack, find_endpoints
 from stack.services import services
@@ -64,8 +65,7 @@ def demo(events: int, rate: float, seed: int) -> None:
     Simulated card traffic goes through a real Kafka and a real Redis on this machine; labels come
     seven days of event time later. Ends by itself, or with Ctrl-C; nothing is left running.
     """
-    settings = click.get_current_context().obj
-    assert isinstance(settings, Settings), settings
+    settings = current_settings()
     state_dir = (Path(settings.state_dir) / "demo").absolute()
     settings = replace(
         settings,
