@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.settings import Settings
 from stack.servers import Endpoints, Stack
+from tests.proofs import NOT_MADE
 from tests.resetting import reset
 
 logger = logging.getLogger(__name__)
@@ -39,3 +40,14 @@ def settings(stack: Endpoints, tmp_path: Path) -> Settings:
     )
     reset(stack, ours)
     return ours
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the proofs that could not be made on this machine."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = [(report.nodeid, str(report.longrepr[2])) for report in skipped]
+    found = [(test, why.split(NOT_MADE)[1]) for test, why in reasons if NOT_MADE in why]
+    if found:
+        terminalreporter.section("proofs not made")
+        for test, why in found:
+            terminalreporter.write_line(f"{test}: {why}")
