@@ -1,0 +1,83 @@
+"""Which decoded transactions are admitted: those of their own partition, at a time that can be.
+
+The worker asks before it decides, and `verify` asks again when it folds the recorded log, so both
+pass over the same events.
+
+>>> from pipeline.schema import load_schema
+>>> admission = Admission(load_schema("card"), Settings(partitions=4), partition=0)
+>>> str(admission.problem("c1", time_ms=0, appended_ms=None))
+'wrong_partition at $.card_id: expected partition 3, got 0'
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from pipeline.durations import DAY_MS
+from pipeline.events import Problem, Rejected, Transactions
+from pipeline.partitioner import partition_of
+from pipeline.schema import Schema
+from pipeline.settings import Settings
+
+# The partition of so many keys is remembered, about 20 MB.
+KEYS_REMEMBERED_MAX = 131_072
+
+
+class Admission:
+    """Admits the transactions of one partition."""
+
+    def __init__(self, schema: Schema, settings: Settings, partition: int) -> None:
+        self._schema, self._settings, self._partition = schema, settings, partition
+        self._place = lru_cache(maxsize=KEYS_REMEMBERED_MAX)(_place_among(settings.partitions))
+
+    def admit(
+        self, batch: Transactions, rows: list[int], appended_ms: Sequence[int | None]
+    ) -> tuple[Transactions, list[int], list[Rejected]]:
+        """Give the admitted events, their rows, and why each of the others is rejected.
+
+        `rows` says which record each event of the batch came from, and `appended_ms` when each
+        record arrived in Kafka.
+        """
+        problems: list[tuple[int, Problem]] = []
+        times = batch.event_time_ms.tolist()
+        for place, (row, key, time_ms) in enumerate(zip(rows, batch.keys[0], times, strict=True)):
+            problem = self.problem(key, time_ms=time_ms, appended_ms=appended_ms[row])
+            if problem is not None:
+                problems.append((place, problem))
+        if not problems:
+            return batch, rows, []
+        rejected = [Rejected(rows[place], problem) for place, problem in problems]
+        kept = np.delete(np.arange(len(batch)), [place for place, _ in problems])
+        return batch.take(kept), [rows[place] for place in kept], rejected
+
+    def problem(self, key: str, *, time_ms: int, appended_ms: int | None) -> Problem | None:
+        """Say why an event is not admitted; `None` where it is."""
+        return self._untimely(time_ms, appended_ms) or self._misplaced(key)
+
+    def _misplaced(self, key: str) -> Problem | None:
+        """A card's history and labels are in the partition of its key, and nowhere else."""
+        place = self._place(key)
+        if place == self._partition:
+            return None
+        field = f"$.{self._schema.partition_key}"
+        return Problem("wrong_partition", field, f"partition {place}", f"{self._partition}")
+
+    def _untimely(self, time_ms: int, appended_ms: int | None) -> Problem | None:
+        """One event of the far future would age every profile and label of its partition."""
+        if appended_ms is None:
+            return None
+        settings, field = self._settings, f"$.{self._schema.event_time}"
+        ahead_ms = time_ms - appended_ms
+        if ahead_ms > settings.event_ahead_seconds_max * 1000:
+            limit = f"at most {settings.event_ahead_seconds_max:.0f} s after its arrival in Kafka"
+            return Problem("out_of_time", field, limit, f"{ahead_ms / 1000:.0f} s after it")
+        days = -ahead_ms / DAY_MS
+        if 0 < settings.event_age_days_max < days:
+            limit = f"at most {settings.event_age_days_max:g} days before its arrival in Kafka"
+            return Problem("out_of_time", field, limit, f"{days:.1f} days before it")
+        return None
+
+
+def _place_among(partitions: int) -> Callable[[str], int]:
+    return lambda key: partition_of(key.encode(), partitions)
