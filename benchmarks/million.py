@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks.machine import machine
+from consumers.log_reader import read_topic
 from pipeline.durations import parse_duration
 from pipeline.evaluation import evaluate, quality_over_time
 from pipeline.feedback import LABEL_PATHS
@@ -111,7 +112,7 @@ def _is_drained(settings: Settings, consumer: Any, redis: Any) -> bool:
 
 
 def _judge(settings: Settings, endpoints: Endpoints, published: Published) -> dict[str, Any]:
-    decisions, repeated, conflicting = _decisions(endpoints, settings)
+    decisions, repeated, conflicting = _decisions(endpoints)
     examples = list(_examples(endpoints))
     ledger = _ledger(settings, endpoints)
     blocks, final = _quality(settings, examples)
@@ -140,27 +141,11 @@ def _judge(settings: Settings, endpoints: Endpoints, published: Published) -> di
     return found
 
 
-def _records(endpoints: Endpoints, places: list[tuple[str, int]]) -> Iterator[Any]:
-    consumer = KafkaConsumer(
-        bootstrap_servers=endpoints.kafka_servers.split(","),
-        enable_auto_commit=False,
-        max_partition_fetch_bytes=8 * 1024 * 1024,
-    )
-    partitions = [TopicPartition(*place) for place in places]
-    consumer.assign(partitions)
-    consumer.seek_to_beginning()
-    ends = consumer.end_offsets(partitions)
-    while any(consumer.position(place) < end for place, end in ends.items()):
-        for records in consumer.poll(timeout_ms=500, max_records=5_000).values():
-            yield from records
-    consumer.close()
-
-
-def _decisions(endpoints: Endpoints, settings: Settings) -> tuple[int, int, int]:
+def _decisions(endpoints: Endpoints) -> tuple[int, int, int]:
     """Count distinct ids, records published again, and those that differ from the first."""
     first: dict[bytes, int] = {}
     repeated = conflicting = 0
-    for record in _records(endpoints, [(DECISIONS, p) for p in range(settings.partitions)]):
+    for record in read_topic(endpoints.kafka_servers, DECISIONS):
         found = hash(record.value)
         if record.key not in first:
             first[record.key] = found
@@ -171,7 +156,7 @@ def _decisions(endpoints: Endpoints, settings: Settings) -> tuple[int, int, int]
 
 
 def _examples(endpoints: Endpoints) -> Iterator[TrainingExample]:
-    values = (record.value for record in _records(endpoints, [(TRAINING, 0)]))
+    values = (record.value for record in read_topic(endpoints.kafka_servers, TRAINING))
     for example in decode_examples(values):
         assert example is not None, "a record of training is not a training example"
         yield example

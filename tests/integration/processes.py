@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 from kafka.consumer.fetcher import ConsumerRecord
 from redis import Redis
 
+from consumers.log_reader import LogReader
 from pipeline.partitioner import partition_of
 from pipeline.settings import Settings
 from stack.processes import Started
@@ -132,32 +133,21 @@ class Log:
 
     def __init__(self, settings: Settings, topic: str) -> None:
         self.records: list[ConsumerRecord] = []
-        self._consumer = KafkaConsumer(
-            bootstrap_servers=settings.kafka_servers,
-            enable_auto_commit=False,
-            max_partition_fetch_bytes=8 * 1024 * 1024,
-        )
-        numbers = self._consumer.partitions_for_topic(topic) or set()
-        self._places = [TopicPartition(topic, number) for number in sorted(numbers)]
-        self._consumer.assign(self._places)
-        self._consumer.seek_to_beginning(*self._places)
+        self._reader = LogReader(settings.kafka_servers, topic)
 
     def read(self) -> list[ConsumerRecord]:
         """Read up to the end of now, and give everything."""
-        ends = self._consumer.end_offsets(self._places)
-        while any(self._consumer.position(place) < ends[place] for place in self._places):
-            for part in self._consumer.poll(timeout_ms=200).values():
-                self.records += part
+        for chunk in self._reader.chunks():
+            self.records += chunk
         return self.records
 
     @property
     def ends(self) -> dict[int, int]:
         """The end offset of each partition."""
-        found = self._consumer.end_offsets(self._places)
-        return {place.partition: end for place, end in found.items()}
+        return self._reader.ends
 
     def close(self) -> None:
-        self._consumer.close()
+        self._reader.close()
 
 
 def read(settings: Settings, topic: str) -> list[ConsumerRecord]:
