@@ -28,11 +28,11 @@ from benchmarks.machine import machine
 from consumers.log_reader import read_topic
 from pipeline.durations import parse_duration
 from pipeline.evaluation import evaluate, quality_over_time
-from pipeline.feedback import LABEL_PATHS
 from pipeline.records import TrainingExample, decode_examples
 from pipeline.schema import load_schema
 from pipeline.settings import Settings
 from pipeline.topics import DECISIONS, FEEDBACK, TRAINING, TRANSACTIONS
+from pipeline.verdicts import LABEL_PATHS
 from producers.feed import LabelOptions, limited
 from producers.publisher import Pace, Published, Watch, publish
 from producers.publisher import Progress as Sent

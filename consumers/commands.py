@@ -138,7 +138,8 @@ def label(transaction_id: str, verdict: str, by: str, as_json: bool) -> None:
 
 def _queue() -> ReviewQueue:
     settings, schema, endpoints = _parts()
-    return ReviewQueue(Redis.from_url(endpoints.redis_url), schema, settings.partitions)
+    redis = Redis.from_url(endpoints.redis_url)
+    return ReviewQueue(redis, endpoints.kafka_servers, schema, settings.partitions)
 
 
 def _alert(decision: DecisionRecord) -> dict[str, object]:

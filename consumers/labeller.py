@@ -1,54 +1,71 @@
 """The labeller of one partition of `feedback`: decode, join, commit, publish to `training`.
 
-Its position is `offset:seq:step`: the next offset of `feedback`, the next number of what it emits,
-and the number of steps, which every step advances, so that each is fenced: those too that read no
-label (labels that waited for their decision, decisions that matured). Time is the scorer's
-watermark of the same partition, so it is event time.
+Its position is `offset:seq:step:matured`: the next offset of `feedback`, the next number of what it
+emits, the number of steps, and the next offset of `decisions` to look at for maturity. Every step
+advances the third, so that each is fenced: those too that read no label (labels that waited for
+their decision, decisions that matured). Time is the scorer's watermark of the same partition, so it
+is event time.
+
+What waits for a label stands in the index (`waiting_store.py`); the decisions that labels have
+something to say about are read back from their log (`decision_reader.py`). Maturity needs no index
+of its own: it is a second reader of that log, so many days of event time behind.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 
 import msgspec
 
 from consumers.dead_letters import InputRecord, dead_letter
+from consumers.decision_reader import DecisionReader
+from consumers.lane import Part
 from consumers.redis_store import as_bytes
 from consumers.scorer import Parts
+from consumers.waiting_store import load_entries, verdict_change
+from pipeline.admission import Admission
 from pipeline.commit import Change, Input, OutboxRecord
 from pipeline.counts import WorkerCounts
 from pipeline.durations import DAY_MS
 from pipeline.errors import Reason
 from pipeline.events import Label, LabelDecoder, Problem, Source, Verdict
-from pipeline.feedback import KnownVerdict, LabelPath, Settled, join, matured_label
-from pipeline.partitioner import partition_of
-from pipeline.records import DecisionRecord, decode_decisions, encode_record
+from pipeline.feedback import Settled, join, matured_label, went_through
+from pipeline.records import VERDICTS, DecisionRecord, decode_decisions, encode_record
 from pipeline.topics import FEEDBACK, TRAINING, TRANSACTIONS
+from pipeline.verdicts import KnownVerdict, LabelPath
+from pipeline.waiting_index import IndexEntry
 
 # Labels that wait for their decision; beyond it no more are read until some have found it.
 PENDING_MAX = 10_000
 # Decisions looked at in one step of maturing.
 MATURING_MAX = 1_000
+# What the ledger counts beside the paths: the system's own labels, and labels that could not be
+# read. Labels read = the paths - matured + rejected + those that wait.
+MATURED, REJECTED = "matured", "rejected"
 
 
 class LoadedWaiting:
-    """What Redis holds of the decisions that a step needs, and the verdicts it adds."""
+    """What is known of the decisions that a step needs, and the verdicts it adds."""
 
     def __init__(self) -> None:
+        self.entries: dict[str, IndexEntry] = {}
         self.decisions: dict[str, DecisionRecord] = {}
-        self.verdicts: dict[str, KnownVerdict] = {}
         self.changed: dict[str, KnownVerdict] = {}
 
-    def decision(self, transaction_id: str) -> DecisionRecord | None:
-        """Give the decision, or `None` where none is kept."""
-        return self.decisions.get(transaction_id)
+    def knows(self, transaction_id: str) -> bool:
+        """Say whether the decision is there."""
+        return transaction_id in self.entries
+
+    def decision(self, transaction_id: str) -> DecisionRecord:
+        """Give a decision that was read back."""
+        return self.decisions[transaction_id]
 
     def verdict(self, transaction_id: str) -> KnownVerdict | None:
         """Give what is known of the decision already."""
-        return self.verdicts.get(transaction_id)
+        return self.changed.get(transaction_id) or self.entries[transaction_id].verdict
 
     def set_verdict(self, transaction_id: str, verdict: KnownVerdict) -> None:
         """Keep what is known of the decision from now on."""
-        self.verdicts[transaction_id] = self.changed[transaction_id] = verdict
+        self.changed[transaction_id] = verdict
 
 
 class Pending(msgspec.Struct, frozen=True):
@@ -71,14 +88,16 @@ def key_of(label: Label) -> PendingKey:
 class _Step:
     """One step as it is put together: what it publishes, changes and counts."""
 
-    def __init__(self, partition: int, seq: int) -> None:
+    def __init__(self, partition: int, seq: int, matured: int) -> None:
         self._partition = partition
-        self.seq = seq
+        self._began_at = matured
+        self.seq, self.matured = seq, matured
         self.waiting = LoadedWaiting()
         self.records: list[OutboxRecord] = []
         self.changes: list[Change] = []
         self.pending: dict[PendingKey, Waits] = {}
         self.done: list[PendingKey] = []
+        self._ledger: Counter[str] = Counter()
         self._paths: Counter[LabelPath] = Counter()
         self._labels: Counter[tuple[Source, Verdict]] = Counter()
         self._rejected: Counter[Reason] = Counter()
@@ -86,16 +105,28 @@ class _Step:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to commit."""
-        return not (self.records or self.changes or self.done)
+        return not (self.records or self.changes or self.done or self.matured != self._began_at)
 
-    def settle(self, item: Settled) -> None:
-        """Take a label whose decision is there; if it is to be learned, number it."""
+    def join(self, label: Label) -> LabelPath:
+        """Take a label: if it is to be learned, publish its example."""
+        [item] = join(self.waiting, [label], training_seq=self.seq)
+        if item.path != "unknown":
+            self._settle(item)
+        return item.path
+
+    def _settle(self, item: Settled) -> None:
+        label = item.label
         self._paths[item.path] += 1
-        self._labels[item.label.source, "fraud" if item.label.is_fraud else "genuine"] += 1
-        if item.decision is not None:
-            example = item.example(partition=self._partition, training_seq=self.seq)
-            self.records.append(OutboxRecord(TRAINING, 0, None, encode_record(example)))
-            self.seq += 1
+        self._labels[label.source, VERDICTS[not label.is_fraud]] += 1
+        self._ledger[MATURED] += label.source == MATURED
+        if item.decision is None:
+            return
+        example = item.example(partition=self._partition)
+        self.records.append(OutboxRecord(TRAINING, 0, None, encode_record(example)))
+        self.seq += 1
+        self._ledger[f"verdict_{example.verdict}"] += 1
+        if item.replaced is not None:
+            self._ledger[f"verdict_{VERDICTS[not item.replaced.is_fraud]}"] -= 1
 
     def repeat(self) -> None:
         """Take a label that waits already."""
@@ -119,17 +150,18 @@ class _Step:
         self._rejected[problem.reason] += 1
         if problem.reason == "unknown_transaction":
             self._paths["unknown"] += 1
+        else:
+            self._ledger[REJECTED] += 1
         self.records.append(dead_letter(record, problem, stage="label"))
 
     def all_changes(self) -> list[Change]:
         """Give what the commit stores: verdicts, waiting labels, and the ledger."""
         p = self._partition
-        verdicts: list[Change] = [
-            ("VERDICT", str(p), key, msgspec.msgpack.encode(verdict))
-            for key, verdict in self.waiting.changed.items()
-        ]
+        verdicts = [verdict_change(p, *item) for item in self.waiting.changed.items()]
         ledger: list[Change] = [
-            ("HINCRBY", f"ledger:{p}", path, count) for path, count in self._paths.items()
+            ("HINCRBY", f"ledger:{p}", name, count)
+            for name, count in (*self._paths.items(), *self._ledger.items())
+            if count
         ]
         return verdicts + self.changes + ledger
 
@@ -144,18 +176,23 @@ class _Step:
             counts.rejected[reason] += number
 
 
-class Labeller:
+class Labeller(Part):
     """Joins the labels of one partition, in order, each at most once."""
 
     def __init__(self, parts: Parts, partition: int) -> None:
         self._parts, self._partition = parts, partition
         self._decoder = LabelDecoder(parts.schema)
+        self._admission = Admission(parts.schema, parts.settings, partition)
         name = f"{FEEDBACK}:{partition}"
         self._input = Input(parts.store, parts.publish, name=name, owner=parts.owner)
         # In the order of their log, which is the order they are joined in.
         self._pending: dict[PendingKey, Waits] = {}
-        self._offset, self._seq, self._steps = 0, 0, 0
+        self._offset, self._seq, self._steps, self._matured = 0, 0, 0, 0
         self._seen: tuple[object, int] | None = None
+        self._labelled = DecisionReader(parts.kafka_servers, partition)
+        self._maturing = DecisionReader(parts.kafka_servers, partition)
+        # Read for maturity, and still too young.
+        self._ahead: deque[tuple[int, DecisionRecord]] = deque()
 
     async def recover(self) -> int | None:
         """Take over from the last owner; gives the offset to read from, `None` at first."""
@@ -174,8 +211,14 @@ class Labeller:
             assert isinstance(label, Label), "only decoded labels were stored"
             self._pending[key_of(label)] = (label, record)
         self._seen = None
-        position = self._input.position or "0:0:0"
-        self._offset, self._seq, self._steps = (int(part) for part in position.split(":"))
+        self._ahead.clear()
+        position = self._input.position or "0:0:0:0"
+        self._offset, self._seq, self._steps, self._matured = map(int, position.split(":"))
+
+    async def end(self) -> None:
+        """Disconnect: the partition has gone to another, or the process ends."""
+        await self._labelled.stop()
+        await self._maturing.stop()
 
     def begin(self, offset: int) -> None:
         """Take note of the first offset of the log, where the store knows none."""
@@ -194,14 +237,16 @@ class Labeller:
 
     async def handle(self, records: Sequence[InputRecord]) -> bool:
         """Join the first of these labels; `False` if no room is left for one that must wait."""
-        step = _Step(self._partition, self._seq)
+        step = self._step()
         checked = [(record, self._checked(record)) for record in records]
         labels = [label for _, label in checked if isinstance(label, Label)]
-        await self._load(step.waiting, [label.transaction_id for label in labels])
+        ids = {label.transaction_id for label in labels}
+        pending = [label for label, _ in self._pending.values() if label.transaction_id in ids]
+        await self._load(step.waiting, [*pending, *labels])
         checked = self._fitting(step, checked)
         if not checked:
             return False
-        self._join_pending(step, {label.transaction_id for label in labels})
+        self._join_pending(step, pending)
         self._join(step, checked)
         await self._commit(step, checked[-1][0].offset + 1)
         return True
@@ -209,19 +254,22 @@ class Labeller:
     async def tick(self) -> None:
         """Do what time has made due: pending labels, and decisions that have matured."""
         p = self._partition
-        position, watermark = await self._parts.store.redis.mget(
-            f"pos:{TRANSACTIONS}:{p}", f"wm:{p}"
-        )
-        step = _Step(p, self._seq)
+        position, stored = await self._parts.store.redis.mget(f"pos:{TRANSACTIONS}:{p}", f"wm:{p}")
+        watermark_ms = int(stored or 0)
+        step = self._step()
         seen = (position, len(self._pending))
         if self._pending and seen != self._seen:
-            await self._load(step.waiting, [transaction_id for transaction_id, _ in self._pending])
-            self._join_pending(step, {transaction_id for transaction_id, _ in self._pending})
-            self._expire(step, int(watermark or 0))
-        await self._mature(step, int(watermark or 0))
+            pending = [label for label, _ in self._pending.values()]
+            await self._load(step.waiting, pending)
+            self._join_pending(step, pending)
+            self._expire(step, watermark_ms)
+        await self._mature(step, watermark_ms)
         if not step.is_empty:
             await self._commit(step, self._offset)
         self._seen = seen
+
+    def _step(self) -> _Step:
+        return _Step(self._partition, self._seq, self._matured)
 
     def _record(self, offset: int, key: bytes | None, value: bytes | None) -> InputRecord:
         return InputRecord(FEEDBACK, self._partition, offset, key, value)
@@ -230,11 +278,7 @@ class Labeller:
         label = self._decoder.decode_one(record.value)
         if isinstance(label, Problem):
             return label
-        place = partition_of(label.key.encode(), self._parts.settings.partitions)
-        if place != self._partition:
-            key = f"$.{self._parts.schema.partition_key}"
-            return Problem("wrong_partition", key, f"partition {place}", f"{self._partition}")
-        return label
+        return self._admission.misplaced(label.key) or label
 
     def _fitting(
         self, step: _Step, checked: list[tuple[InputRecord, Label | Problem]]
@@ -242,7 +286,7 @@ class Labeller:
         """Give the first of the records, up to the label that there is no room for."""
         room = PENDING_MAX - len(self._pending)
         for count, (_, label) in enumerate(checked):
-            if isinstance(label, Label) and step.waiting.decision(label.transaction_id) is None:
+            if isinstance(label, Label) and not step.waiting.knows(label.transaction_id):
                 room -= key_of(label) not in self._pending
                 if room < 0:
                     return checked[:count]
@@ -253,23 +297,17 @@ class Labeller:
         for record, label in checked:
             if isinstance(label, Problem):
                 step.reject(record, label)
-                continue
-            for item in join(step.waiting, [label]):
-                if item.path != "unknown":
-                    step.settle(item)
-                elif key_of(label) in self._pending or key_of(label) in step.pending:
+            elif step.join(label) == "unknown":
+                if key_of(label) in self._pending or key_of(label) in step.pending:
                     step.repeat()
                 else:
                     step.wait(label, record)
 
-    def _join_pending(self, step: _Step, transaction_ids: set[str]) -> None:
-        """Join what waits for these transactions, before anything that came later."""
-        for label, _ in list(self._pending.values()):
-            if label.transaction_id in transaction_ids:
-                for item in join(step.waiting, [label]):
-                    if item.path != "unknown":
-                        step.settle(item)
-                        step.stop_waiting(label)
+    def _join_pending(self, step: _Step, pending: Sequence[Label]) -> None:
+        """Join what waits, before anything that came later."""
+        for label in pending:
+            if step.join(label) != "unknown":
+                step.stop_waiting(label)
 
     def _expire(self, step: _Step, watermark_ms: int) -> None:
         patience_ms = self._parts.settings.pending_label_seconds * 1000
@@ -279,55 +317,70 @@ class Labeller:
                 step.reject(record, _unknown(self._parts.schema.event_id))
                 step.stop_waiting(label)
 
-    async def _load(self, waiting: LoadedWaiting, ids: Sequence[str]) -> None:
-        wanted = [key for key in dict.fromkeys(ids) if key not in waiting.decisions]
-        if not wanted:
-            return
-        p = self._partition
-        pipeline = self._parts.store.redis.pipeline(transaction=True)
-        pipeline.hmget(f"w:{p}", wanted)
-        pipeline.hmget(f"v:{p}", wanted)
-        values, verdicts = await pipeline.execute()
-        for key, decision in zip(wanted, decode_decisions(values), strict=True):
-            if decision is not None:
+    async def _load(self, waiting: LoadedWaiting, labels: Sequence[Label]) -> None:
+        """Fetch what is known of the labels' decisions, and those that there is news about."""
+        ids = [label.transaction_id for label in labels]
+        entries, _ = await load_entries(self._parts.store.redis, self._partition, ids)
+        waiting.entries = {key: entry for key, entry in entries.items() if entry.is_decided}
+        offsets = {
+            label.transaction_id: entry.offset
+            for label in labels
+            if (entry := waiting.entries.get(label.transaction_id))
+            and (entry.verdict is None or entry.verdict.is_fraud != label.is_fraud)
+        }
+        values = await self._labelled.read(offsets.values())
+        found = decode_decisions([values.get(offset) for offset in offsets.values()])
+        for key, decision in zip(offsets, found, strict=True):
+            if decision is not None and decision.transaction_id == key:
                 waiting.decisions[key] = decision
-        for key, verdict in zip(wanted, verdicts, strict=True):
-            if verdict is not None:
-                waiting.verdicts[key] = msgspec.msgpack.decode(verdict, type=KnownVerdict)
+            else:
+                # The log is shorter than the index, or another id has the same hash.
+                del waiting.entries[key]
 
     async def _mature(self, step: _Step, watermark_ms: int) -> None:
-        """Take the decisions, in their order, that are old enough; silence makes some genuine."""
-        p = self._partition
+        """Take the decisions, in the order of their log, that are old enough."""
         maturity_ms = int(self._parts.settings.maturity_days * DAY_MS)
-        listed = await self._parts.store.redis.lrange(f"wl:{p}", 0, MATURING_MAX - 1)
-        ids = [as_bytes(item).decode() for item in listed]
-        await self._load(step.waiting, ids[:1])
-        if not ids or not self._is_mature(step.waiting, ids[0], watermark_ms - maturity_ms):
+        if not self._ahead:
+            values = await self._maturing.read_on(self._matured, MATURING_MAX)
+            decisions = decode_decisions(value for _, value in values)
+            for (offset, _), decision in zip(values, decisions, strict=True):
+                assert decision is not None, f"offset {offset} holds no decision"
+                self._ahead.append((offset, decision))
+        old = [
+            (offset, decision)
+            for offset, decision in self._ahead
+            if decision.event_time <= watermark_ms - maturity_ms
+        ]
+        if not old:
             return
-        await self._load(step.waiting, ids)
-        for key in ids:
-            if not self._is_mature(step.waiting, key, watermark_ms - maturity_ms):
+        ids = [decision.transaction_id for _, decision in old]
+        entries, newest = await load_entries(self._parts.store.redis, self._partition, ids)
+        for offset, decision in old:
+            if offset != self._ahead[0][0] or offset > newest:
                 return
-            step.changes.append(("MATURED", str(p), key))
-            decision = step.waiting.decision(key)
-            if decision is not None and step.waiting.verdict(key) is None:
-                label = matured_label(decision, maturity_ms)
-                for item in join(step.waiting, [label] if label else []):
-                    step.settle(item)
+            self._ahead.popleft()
+            step.matured = offset + 1
+            self._mature_one(step, decision, entries.get(decision.transaction_id), maturity_ms)
 
-    def _is_mature(self, waiting: LoadedWaiting, key: str, before_ms: int) -> bool:
-        # An id that was decided twice leaves one entry behind when the limit takes its decision.
-        decision = waiting.decision(key)
-        return decision is None or decision.event_time <= before_ms
+    def _mature_one(
+        self, step: _Step, decision: DecisionRecord, entry: IndexEntry | None, maturity_ms: int
+    ) -> None:
+        """Learn a decision as genuine if silence proves it; one that left the index is too old."""
+        key = decision.transaction_id
+        is_silent = entry is not None and entry.verdict is None and key not in step.waiting.changed
+        if entry is not None and is_silent and went_through(decision.action, entry.outcome):
+            step.waiting.entries[key], step.waiting.decisions[key] = entry, decision
+            step.join(matured_label(decision, maturity_ms))
 
     async def _commit(self, step: _Step, offset: int) -> None:
         """Take a step; refused, stand where the store stands."""
-        position = f"{offset}:{step.seq}:{self._steps + 1}"
+        position = f"{offset}:{step.seq}:{self._steps + 1}:{step.matured}"
         if not await self._input.commit(position, step.records, step.all_changes()):
             self._parts.counts.commits_refused += 1
             await self._start_over()
             return
-        self._offset, self._seq, self._steps = offset, step.seq, self._steps + 1
+        self._offset, self._seq, self._matured = offset, step.seq, step.matured
+        self._steps += 1
         self._pending |= step.pending
         for key in step.done:
             self._pending.pop(key, None)

@@ -22,7 +22,7 @@ HOLD_SECONDS = 0.1
 
 
 class Part(Protocol):
-    """What works on the records of a partition: a scorer or a labeller."""
+    """What works on the records of a partition: a scorer, a labeller, a reader of outcomes."""
 
     @property
     def position(self) -> int | None:
@@ -33,6 +33,12 @@ class Part(Protocol):
 
     async def handle(self, records: Sequence[InputRecord]) -> bool:
         """Work on the first of these records, as many as there is room for; `False`: on none."""
+
+    async def tick(self) -> None:
+        """Do what time has made due; there may be nothing."""
+
+    async def end(self) -> None:
+        """Let go of what is held beside the store; there may be nothing."""
 
 
 class Lane:
@@ -90,6 +96,14 @@ class Lane:
         self.clear()
         async with self.lock:
             self.clear()
+            await self.part.end()
+
+    async def tick(self) -> None:
+        """Let the part do what time has made due, between two batches."""
+        async with self.lock:
+            # While it waited for the lock, the partition may have gone to another.
+            if not self._has_ended:
+                await self.part.tick()
 
     async def recover(self) -> int | None:
         """Take over where the store stands, and give the position."""

@@ -10,13 +10,15 @@ from aiokafka.errors import KafkaConnectionError
 from aiokafka.structs import RecordMetadata
 
 from pipeline.commit import OutboxRecord
-from pipeline.errors import SettingError
+from pipeline.errors import CommitError, SettingError
 
 BATCH_BYTES_MAX = 900_000
 REQUEST_BYTES_MAX = 34 * 1024 * 1024
 REQUEST_MS_MAX = 30_000
 
 _place = attrgetter("topic", "partition")
+_Sent = tuple[list[int], asyncio.Future[RecordMetadata]]
+"""The rows of a batch, and its acknowledgement."""
 
 
 class OutboxPublisher:
@@ -61,26 +63,38 @@ class OutboxPublisher:
         if self._producer is not None:
             await self._producer.stop()
 
-    async def publish(self, records: Sequence[OutboxRecord]) -> None:
-        """Publish records, those of one partition in their order, and wait for all of them."""
-        sent: list[asyncio.Future[RecordMetadata]] = []
-        for (topic, partition), group in groupby(sorted(records, key=_place), key=_place):
-            sent += await self._send(topic, partition, list(group))
-        if sent:
-            await asyncio.gather(*sent)
+    async def publish(self, records: Sequence[OutboxRecord]) -> list[int]:
+        """Publish records, those of one partition in their order; gives the offset of each."""
+        offsets = [0] * len(records)
+        sent: list[_Sent] = []
+        order = sorted(range(len(records)), key=lambda row: _place(records[row]))
+        for (topic, partition), rows in groupby(order, key=lambda row: _place(records[row])):
+            sent += await self._send(topic, partition, list(rows), records)
+        await asyncio.gather(*(future for _, future in sent))
+        for batch, future in sent:
+            landed = future.result()
+            if landed.offset < 0:
+                raise CommitError(f"{landed.topic}[{landed.partition}]: Kafka named no offset")
+            for step, row in enumerate(batch):
+                offsets[row] = landed.offset + step
+        return offsets
 
     async def _send(
-        self, topic: str, partition: int, records: list[OutboxRecord]
-    ) -> list[asyncio.Future[RecordMetadata]]:
+        self, topic: str, partition: int, rows: list[int], records: Sequence[OutboxRecord]
+    ) -> list[_Sent]:
+        """Send the records of one partition in batches; gives the rows of each batch."""
         assert self._producer is not None, "the publisher was not started"
         producer = self._producer
-        batch, sent = producer.create_batch(), []
-        for record in records:
+        sent: list[_Sent] = []
+        batch, held = producer.create_batch(), list[int]()
+        for row in rows:
+            record = records[row]
             content = {"key": record.key, "value": record.value, "headers": record.headers}
             if batch.append(timestamp=None, **content) is None:
-                sent.append(await producer.send_batch(batch, topic, partition=partition))
-                batch = producer.create_batch()
+                sent.append((held, await producer.send_batch(batch, topic, partition=partition)))
+                batch, held = producer.create_batch(), []
                 # The first record of a batch always fits: larger ones are sent alone.
                 batch.append(timestamp=None, **content)
-        sent.append(await producer.send_batch(batch, topic, partition=partition))
+            held.append(row)
+        sent.append((held, await producer.send_batch(batch, topic, partition=partition)))
         return sent

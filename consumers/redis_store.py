@@ -1,4 +1,4 @@
-"""Redis holds the truth: positions, outboxes, profiles, decisions that wait for their label.
+"""Redis holds the truth: positions, outboxes, profiles, the index of what waits for a label.
 
 One script applies a commit: it compares the position and then makes all changes, or none. Keys:
 
@@ -6,10 +6,10 @@ One script applies a commit: it compares the position and then makes all changes
     c:P:CARD               traffic row of the partition key, one writer: the owner of partition P
     t:ENTITY:ID            bucket ring of a shared entity, added to by every partition
     l:ENTITY:ID            learned row, one writer: the trainer; `pos:training` stands beside it
-    w:P  v:P               waiting decisions and their verdicts, by transaction id
-    wl:P ml:P              their order: not yet matured, and matured
+    w:P:BUCKET             entries of the index of waiting decisions (`pipeline/waiting_index.py`)
+    index:P                its `entries`, the newest `offset` it holds, where the `sweep` stands
     wm:P model:P           event-time watermark, model version in force
-    review:P               alerts that wait for an analyst, by score
+    review:P alert:P       alerts that wait for an analyst, by score, and what was decided
     pend:P ledger:P        labels that wait for their decision; what became of labels
 
 All keys are of one primary: a commit may touch any of them.
@@ -47,39 +47,81 @@ local function add_to_bucket(key, slot, bucket, count, amount)
     redis.call('SETRANGE', key, first, struct.pack('<i4i4i8', bucket, n + count, a + amount))
 end
 
-local function forget(id, p)
-    redis.call('HDEL', 'w:' .. p, id)
-    redis.call('HDEL', 'v:' .. p, id)
-    redis.call('ZREM', 'review:' .. p, id)
-end
-
 local custom = {}
 function custom.BUCKETS(key, packed)
     for at = 1, #packed, 20 do
         add_to_bucket(key, struct.unpack('<i4i4i4i8', packed, at))
     end
 end
--- Beyond the limit the oldest decision goes, matured ones before others.
-function custom.LIMIT(p, limit)
-    local excess = redis.call('LLEN', 'wl:' .. p) + redis.call('LLEN', 'ml:' .. p) - tonumber(limit)
-    if excess <= 0 then return end
-    for _ = 1, excess do
-        forget(redis.call('LPOP', 'ml:' .. p) or redis.call('LPOP', 'wl:' .. p), p)
+
+-- The index of waiting decisions. An entry: offset (6 bytes), outcome (1; 128 and more: nothing was
+-- decided yet), verdict. Offset, outcome and verdict each have a writer of their own.
+function custom.INDEX(p, newest, packed)
+    local added = 0
+    for at = 1, #packed, 14 do
+        local key = 'w:' .. p .. ':' .. struct.unpack('<I2', packed, at)
+        local field, offset = packed:sub(at + 2, at + 7), packed:sub(at + 8, at + 13)
+        if redis.call('HSETNX', key, field, offset .. '\0') == 1 then
+            added = added + 1
+        else
+            local old = redis.call('HGET', key, field)
+            local outcome = string.char(old:byte(7) % 128)
+            redis.call('HSET', key, field, offset .. outcome .. old:sub(8))
+        end
     end
-    redis.call('HINCRBY', 'ledger:' .. p, 'expired', excess)
+    redis.call('HINCRBY', 'index:' .. p, 'entries', added)
+    redis.call('HSET', 'index:' .. p, 'offset', newest)
 end
--- A decision that went meanwhile must not leave a verdict behind.
-function custom.VERDICT(p, id, verdict)
-    if redis.call('HEXISTS', 'w:' .. p, id) == 1 then
-        redis.call('HSET', 'v:' .. p, id, verdict)
-    end
+function custom.VERDICT(p, id, bucket, field, verdict)
+    local key = 'w:' .. p .. ':' .. bucket
+    local old = redis.call('HGET', key, field)
+    -- An entry that went meanwhile stays away: its decision is too old.
+    if old then redis.call('HSET', key, field, old:sub(1, 7) .. verdict) end
     redis.call('ZREM', 'review:' .. p, id)
+    redis.call('HDEL', 'alert:' .. p, id)
 end
-function custom.MATURED(p, id)
-    if redis.call('LINDEX', 'wl:' .. p, 0) == id then
-        redis.call('LPOP', 'wl:' .. p)
-        redis.call('RPUSH', 'ml:' .. p, id)
+function custom.OUTCOME(p, bucket, field, outcome)
+    local key = 'w:' .. p .. ':' .. bucket
+    local old = redis.call('HGET', key, field)
+    if old then
+        local undecided = old:byte(7) - old:byte(7) % 128
+        redis.call('HSET', key, field, old:sub(1, 6) .. string.char(undecided + outcome)
+            .. old:sub(8))
+        return
     end
+    -- It came before its decision, and leaves the index as if that had been decided now.
+    local newest = tonumber(redis.call('HGET', 'index:' .. p, 'offset') or '0')
+    redis.call('HSET', key, field, struct.pack('<I6', newest) .. string.char(128 + outcome))
+    redis.call('HINCRBY', 'index:' .. p, 'entries', 1)
+end
+-- Looks through so many buckets, from where the sweep before ended, for what is below the floor.
+function custom.SWEEP(p, floor, count, buckets)
+    local index = 'index:' .. p
+    local first = tonumber(redis.call('HGET', index, 'sweep') or '0')
+    local removed, expired = 0, 0
+    for bucket = first, first + count - 1 do
+        local key = 'w:' .. p .. ':' .. bucket % buckets
+        local entries = redis.call('HGETALL', key)
+        for at = 1, #entries, 2 do
+            local entry = entries[at + 1]
+            if struct.unpack('<I6', entry) < tonumber(floor) then
+                redis.call('HDEL', key, entries[at])
+                removed = removed + 1
+                if #entry == 7 then expired = expired + 1 end
+            end
+        end
+    end
+    redis.call('HSET', index, 'sweep', (first + count) % buckets)
+    redis.call('HINCRBY', index, 'entries', 0 - removed)
+    redis.call('HINCRBY', 'ledger:' .. p, 'expired', expired)
+end
+-- Beyond the limit the alert of the lowest score goes.
+function custom.ALERTS(p, limit)
+    local excess = redis.call('ZCARD', 'review:' .. p) - limit
+    if excess <= 0 then return end
+    local gone = redis.call('ZPOPMIN', 'review:' .. p, excess)
+    for at = 1, #gone, 2 do redis.call('HDEL', 'alert:' .. p, gone[at]) end
+    redis.call('HINCRBY', 'ledger:' .. p, 'alerts_dropped', excess)
 end
 
 -- The changes follow each other: the number of words of one, then its words.

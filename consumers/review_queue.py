@@ -2,18 +2,21 @@
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from kafka import KafkaProducer
 from redis import Redis
 
+from consumers.log_reader import LogReader
 from consumers.redis_store import as_bytes
 from pipeline.errors import DataError
 from pipeline.events import Label, encode_label
 from pipeline.records import DecisionRecord, decode_decisions
 from pipeline.schema import Schema
-from pipeline.topics import FEEDBACK
+from pipeline.topics import DECISIONS, FEEDBACK
+from pipeline.waiting_index import IndexEntry, place_of
 
 SEND_SECONDS_MAX = 30.0
 
@@ -23,6 +26,7 @@ class ReviewQueue:
     """The alerts of all partitions, as the workers keep them in Redis."""
 
     redis: Redis
+    kafka_servers: str
     schema: Schema
     partitions: int
 
@@ -32,7 +36,7 @@ class ReviewQueue:
         for partition in range(self.partitions):
             for key in self.redis.zrange(f"review:{partition}", 0, limit - 1, desc=True):
                 assert isinstance(key, bytes), "the connection decodes nothing"
-                found += self._decision(partition, key)
+                found += self._alert(partition, key.decode())
         found.sort(key=lambda decision: (-decision.score, decision.transaction_id))
         return found[:limit]
 
@@ -43,7 +47,9 @@ class ReviewQueue:
     def find(self, transaction_id: str) -> DecisionRecord:
         """Give the decision of a transaction, if it may still get a label."""
         for partition in range(self.partitions):
-            for decision in self._decision(partition, transaction_id.encode()):
+            for decision in self._alert(partition, transaction_id):
+                return decision
+            for decision in self._recorded(partition, transaction_id):
                 return decision
         raise DataError(
             f"no decision of transaction {transaction_id!r} is kept: "
@@ -62,11 +68,30 @@ class ReviewQueue:
             by=by,
         )
 
-    def _decision(self, partition: int, key: bytes) -> Iterator[DecisionRecord]:
-        value = self.redis.hget(f"w:{partition}", key.decode())
-        for decision in decode_decisions([as_bytes(value)] if value else []):
-            if decision is not None:
+    def _alert(self, partition: int, transaction_id: str) -> Iterator[DecisionRecord]:
+        value = self.redis.hget(f"alert:{partition}", transaction_id)
+        return _decoded([as_bytes(value)] if value else [])
+
+    def _recorded(self, partition: int, transaction_id: str) -> Iterator[DecisionRecord]:
+        """Read a decision back from where the index says that it stands."""
+        place = place_of(transaction_id)
+        # The client sends bytes as they are; its types know text alone.
+        data: Any = self.redis.hget(f"w:{partition}:{place.bucket}", cast(str, place.field))
+        entry = IndexEntry.unpacked(data) if data else None
+        if entry is None or not entry.is_decided:
+            return
+        with LogReader(self.kafka_servers, DECISIONS, [partition]) as reader:
+            if entry.offset < reader.begins[partition]:
+                return
+            reader.seek(entry.offset)
+            [record, *_] = next(reader.chunks())
+        for decision in _decoded([record.value]):
+            if decision.transaction_id == transaction_id:
                 yield decision
+
+
+def _decoded(values: Sequence[bytes]) -> Iterator[DecisionRecord]:
+    return (decision for decision in decode_decisions(values) if decision is not None)
 
 
 def send_label(label: Label, schema: Schema, kafka_servers: str) -> None:

@@ -1,13 +1,19 @@
-"""The scorer of one partition of `transactions`: decode, load profiles, decide, commit, publish."""
+"""The scorer of one partition of `transactions`: decode, load profiles, decide, commit, publish.
+
+Its position is `offset:step`: the next offset of `transactions`, and 1 once a step without events
+has put into the index where the last decisions landed. Usually the next batch does that.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from consumers.dead_letters import InputRecord, dead_letter
+from consumers.lane import Part
 from consumers.model_feed import ModelFeed
 from consumers.redis_profiles import RedisProfiles
 from consumers.redis_store import RedisStore
 from consumers.timing import timed
+from consumers.waiting_store import index_changes
 from pipeline.admission import Admission
 from pipeline.commit import Change, Input, OutboxRecord, Publish
 from pipeline.counts import WorkerCounts
@@ -33,12 +39,13 @@ class Parts:
     schema: Schema
     store: RedisStore
     publish: Publish
+    kafka_servers: str
     feed: ModelFeed
     counts: WorkerCounts
     owner: str
 
 
-class Scorer:
+class Scorer(Part):
     """Decides the transactions of one partition, in order, each once."""
 
     def __init__(self, parts: Parts, partition: int) -> None:
@@ -51,6 +58,7 @@ class Scorer:
         name = f"{TRANSACTIONS}:{partition}"
         self._input = Input(parts.store, parts.publish, name=name, owner=parts.owner)
         self._watermark_ms = 0
+        self._ticked: str | None = None
 
     async def recover(self) -> int | None:
         """Take over from the last owner; gives the offset to read from, `None` at first."""
@@ -81,18 +89,17 @@ class Scorer:
             offsets = [records[row].offset for row in rows]
             decided = decisions.records(TRANSACTIONS, self._partition, offsets)
             encoded = [encode_record(decision) for decision in decided]
-            changes = self._changes(decisions, decided, encoded)
+            changes = self._index_changes() + self._changes(decisions, decided, encoded)
         letters = [dead_letter(records[item.row], item.problem, stage=STAGE) for item in rejected]
         published = [
             OutboxRecord(DECISIONS, self._partition, decision.transaction_id.encode(), value)
             for decision, value in zip(decided, encoded, strict=True)
         ]
-        position = str(records[-1].offset + 1)
+        position = f"{records[-1].offset + 1}:0"
         with timed(counts, "commit"):
             committed = await self._input.commit(position, published + letters, changes)
         if not committed:
-            counts.commits_refused += 1
-            await self._start_over()
+            await self._refused()
             return True
         counts.events += len(records)
         counts.late += late
@@ -100,10 +107,30 @@ class Scorer:
         self._count(decisions, rejected)
         return True
 
+    async def tick(self) -> None:
+        """Where no batch has come for a while, put the last decisions into the index."""
+        position, self._ticked = self._ticked, self._input.position
+        changes = self._index_changes()
+        if position is None or position != self._input.position or not changes:
+            return
+        if await self._input.commit(f"{self.position}:1", [], changes):
+            self._parts.counts.commits += 1
+        else:
+            await self._refused()
+
+    async def _refused(self) -> None:
+        self._parts.counts.commits_refused += 1
+        await self._start_over()
+
     @property
     def position(self) -> int | None:
         """The offset of the next record, as committed."""
-        return None if self._input.position is None else int(self._input.position)
+        position = self._input.position
+        return None if position is None else int(position.partition(":")[0])
+
+    def _index_changes(self) -> list[Change]:
+        limit = self._parts.settings.feedback_limit
+        return index_changes(self._partition, self._input.landed, limit=limit)
 
     def _changes(
         self, decisions: Decisions, decided: list[DecisionRecord], encoded: list[bytes]
@@ -113,22 +140,28 @@ class Scorer:
         p = self._partition
         newest_ms = int(decisions.transactions.event_time_ms.max())
         self._watermark_ms = max(self._watermark_ms, newest_ms)
-        waiting: list[str | bytes] = []
-        for decision, value in zip(decided, encoded, strict=True):
-            waiting += (decision.transaction_id, value)
-        alerts: list[str] = []
-        for decision in decided:
-            if decision.action == ACTIONS[REVIEW]:
-                alerts += (repr(decision.score), decision.transaction_id)
-        changes: list[Change] = [
+        return [
             *self._profiles.changes(decisions.transactions),
-            ("HSET", f"w:{p}", *waiting),
-            ("RPUSH", f"wl:{p}", *waiting[::2]),
-            ("LIMIT", str(p), self._parts.settings.feedback_limit),
             ("SET", f"wm:{p}", self._watermark_ms),
             ("SET", f"model:{p}", decisions.model_version),
+            *self._alert_changes(decided, encoded),
         ]
-        return changes + ([("ZADD", f"review:{p}", *alerts)] if alerts else [])
+
+    def _alert_changes(self, decided: list[DecisionRecord], encoded: list[bytes]) -> list[Change]:
+        p = self._partition
+        scores: list[str] = []
+        alerts: list[str | bytes] = []
+        for decision, value in zip(decided, encoded, strict=True):
+            if decision.action == ACTIONS[REVIEW]:
+                scores += (repr(decision.score), decision.transaction_id)
+                alerts += (decision.transaction_id, value)
+        if not alerts:
+            return []
+        return [
+            ("ZADD", f"review:{p}", *scores),
+            ("HSET", f"alert:{p}", *alerts),
+            ("ALERTS", p, self._parts.settings.review_limit),
+        ]
 
     def _count(self, decisions: Decisions, rejected: Sequence[Rejected]) -> None:
         counts = self._parts.counts

@@ -1,4 +1,4 @@
-"""The worker: a Faust application that scores `transactions` and joins `feedback`.
+"""The worker: a Faust application that scores `transactions`, joins `feedback`, reads `outcomes`.
 
 Faust gives membership, assignment and fetching. What a partition's state is, and where it stands,
 is in Redis (`pipeline/commit.py`), so Faust's acknowledgements and offsets only feed lag displays.
@@ -28,6 +28,7 @@ from consumers.labeller import Labeller
 from consumers.lane import Lane
 from consumers.model_feed import ModelFeed
 from consumers.outbox_publisher import OutboxPublisher
+from consumers.outcome_reader import OutcomeReader
 from consumers.redis_store import RedisStore
 from consumers.scorer import Parts, Scorer
 from consumers.timing import timed
@@ -36,13 +37,19 @@ from pipeline.counts import WorkerCounts
 from pipeline.errors import CommitError, FraudstreamError
 from pipeline.schema import Schema
 from pipeline.settings import Settings
-from pipeline.topics import FEEDBACK, TRANSACTIONS
+from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
 from pipeline.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
 
 GROUP = "fraudstream-worker"
-# Labels that wait and decisions that mature are looked at this often.
+# What works on a partition of each input.
+INPUTS: dict[str, type[Scorer] | type[Labeller] | type[OutcomeReader]] = {
+    TRANSACTIONS: Scorer,
+    FEEDBACK: Labeller,
+    OUTCOMES: OutcomeReader,
+}
+# The last decisions are indexed, labels that wait and decisions that mature looked at, this often.
 TICK_SECONDS = 0.5
 # A decision is waited for, a label is not: so much of them is joined in one step.
 LABEL_LINGER_SECONDS = 0.2
@@ -80,6 +87,7 @@ class Worker:
             schema=schema,
             store=self._store,
             publish=self._publish,
+            kafka_servers=kafka_servers,
             feed=self._feed,
             counts=self.counts,
             owner=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
@@ -105,8 +113,7 @@ class Worker:
         gc.freeze()
         await self._store.check()
         await self._publisher.start()
-        topics = (TRANSACTIONS, FEEDBACK)
-        await self._publisher.check_partitions(topics, self._settings.partitions)
+        await self._publisher.check_partitions(tuple(INPUTS), self._settings.partitions)
         await self._feed.start()
         tasks = [self._guarded(self._feed.follow()), self._guarded(self._tick())]
         running = [asyncio.create_task(task) for task in tasks]
@@ -124,9 +131,9 @@ class Worker:
         limit.start()
         await self._stop(running)
 
-    async def _publish(self, records: Sequence[OutboxRecord]) -> None:
+    async def _publish(self, records: Sequence[OutboxRecord]) -> Sequence[int]:
         with timed(self.counts, "publish"):
-            await self._publisher.publish(records)
+            return await self._publisher.publish(records)
 
     async def _stop(self, running: Sequence[asyncio.Task[None]]) -> None:
         for task in running:
@@ -157,7 +164,7 @@ class Worker:
         )
         consumer = type("WorkerConsumer", (ChunkConsumer,), {"owner": self})
         setattr(app.transport, "Consumer", consumer)  # noqa: B010 - declared as a class variable
-        for name in (TRANSACTIONS, FEEDBACK):
+        for name in INPUTS:
             topic = app.topic(name, schema=_ChunkSchema(), acks=False)
             app.agent(topic, name=f"{GROUP}-{name}")(self._agent())
         return app
@@ -204,7 +211,7 @@ class Worker:
 
     async def take_over(self, partitions: Iterable[TP]) -> Mapping[TP, int | None]:
         """Recover assigned partitions; give the offset to read each from."""
-        assigned = sorted(TP(*tp) for tp in partitions if tp.topic in (TRANSACTIONS, FEEDBACK))
+        assigned = sorted(TP(*tp) for tp in partitions if tp.topic in INPUTS)
         for tp in [tp for tp in self._lanes if tp not in assigned]:
             await self._lanes.pop(tp).end()
             if tp.topic == TRANSACTIONS:
@@ -233,7 +240,7 @@ class Worker:
         is_scorer = tp.topic == TRANSACTIONS
         return Lane(
             tp,
-            (Scorer if is_scorer else Labeller)(self._parts, tp.partition),
+            INPUTS[tp.topic](self._parts, tp.partition),
             batch_events_max=self._settings.batch_events_max,
             linger_seconds=(
                 self._settings.batch_linger_seconds if is_scorer else LABEL_LINGER_SECONDS
@@ -255,11 +262,7 @@ class Worker:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             for lane in list(self._lanes.values()):
-                if isinstance(lane.part, Labeller):
-                    async with lane.lock:
-                        # While it waited for the lock, the partition may have gone to another.
-                        if self._lanes.get(lane.tp) is lane:
-                            await lane.part.tick()
+                await lane.tick()
             self._watch()
             await self._look()
 
@@ -267,7 +270,7 @@ class Worker:
         """Look at the numbers that Redis keeps."""
         waiting, expired = 0, 0
         for partition in self.partitions:
-            waiting += await self._store.redis.hlen(f"w:{partition}")
+            waiting += int(await self._store.redis.hget(f"index:{partition}", "entries") or 0)
             expired += int(await self._store.redis.hget(f"ledger:{partition}", "expired") or 0)
         self.counts.feedback_waiting, self.counts.feedback_expired = waiting, expired
         labellers = [lane.part for lane in self._lanes.values() if isinstance(lane.part, Labeller)]

@@ -53,10 +53,10 @@ class Admission:
 
     def problem(self, key: str, *, time_ms: int, appended_ms: int | None) -> Problem | None:
         """Say why an event is not admitted; `None` where it is."""
-        return self._untimely(time_ms, appended_ms) or self._misplaced(key)
+        return self._untimely(time_ms, appended_ms) or self.misplaced(key)
 
-    def _misplaced(self, key: str) -> Problem | None:
-        """A card's history and labels are in the partition of its key, and nowhere else."""
+    def misplaced(self, key: str) -> Problem | None:
+        """Say why a key is not ours: its history and labels are in its partition alone."""
         place = self._place(key)
         if place == self._partition:
             return None

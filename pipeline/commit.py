@@ -71,7 +71,8 @@ class UnknownResultError(Exception):
     """The store did not answer: whether the commit happened is not known."""
 
 
-Publish = Callable[[Sequence[OutboxRecord]], Awaitable[None]]
+Publish = Callable[[Sequence[OutboxRecord]], Awaitable[Sequence[int]]]
+"""Publishes records, waits until all are acknowledged, and gives the offset of each."""
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Outbox)
@@ -86,6 +87,13 @@ class Input:
         Names the input in the store, such as `transactions:3`.
     owner
         Different for every process that ever lives, so that an outbox can be told from another's.
+
+    Attributes
+    ----------
+    landed
+        The outbox that belongs to the position, each record with the offset that it has in its
+        partition. By Rule R whoever steps on from a position knows it, so the next commit may
+        store where the records of this one can be read.
     """
 
     def __init__(self, store: Store, publish: Publish, *, name: str, owner: str) -> None:
@@ -93,12 +101,13 @@ class Input:
         self._name, self._owner = name, owner
         self._commits = itertools.count()
         self.position: str | None = None
+        self.landed: list[tuple[OutboxRecord, int]] = []
         self.refused = 0
 
     async def recover(self) -> str | None:
         """Take over where the store stands (Rule R), and give the position."""
         stored = await self._store.load(self._name)
-        await self._publish(self._decoded(stored.outbox))
+        await self._publish_outbox(self._decoded(stored.outbox))
         self.position = stored.position
         return self.position
 
@@ -115,9 +124,13 @@ class Input:
             await self.recover()
             return False
         # Step 3. Publish.
-        await self._publish(outbox.records)
+        await self._publish_outbox(outbox.records)
         self.position = position
         return True
+
+    async def _publish_outbox(self, records: list[OutboxRecord]) -> None:
+        offsets = await self._publish(records)
+        self.landed = list(zip(records, offsets, strict=True))
 
     async def _committed(self, stored: Stored, changes: Sequence[Change]) -> bool:
         while True:

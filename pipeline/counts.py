@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pipeline.errors import REASONS, Reason
-from pipeline.events import SOURCES, Source, Verdict
-from pipeline.feedback import LABEL_PATHS, LabelPath
+from pipeline.events import OUTCOME_KINDS, SOURCES, OutcomeKind, Source, Verdict
 from pipeline.records import ACTIONS, VERDICTS, Action
+from pipeline.verdicts import LABEL_PATHS, LabelPath
 
 Stage = Literal["decode", "read", "decide", "commit", "publish"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -96,6 +96,8 @@ class WorkerCounts:
         Labels decoded, by source and verdict.
     label_paths
         What became of them.
+    outcomes
+        Outcomes taken, by kind.
     labels_pending
         Labels that wait for their decision now.
     feedback_waiting, feedback_expired
@@ -116,6 +118,9 @@ class WorkerCounts:
     late: int = 0
     labels: dict[tuple[Source, Verdict], int] = field(default_factory=_by_source_and_verdict)
     label_paths: dict[LabelPath, int] = field(default_factory=lambda: dict.fromkeys(LABEL_PATHS, 0))
+    outcomes: dict[OutcomeKind, int] = field(
+        default_factory=lambda: dict.fromkeys(OUTCOME_KINDS, 0)
+    )
     commits: int = 0
     commits_refused: int = 0
     model_adoptions: int = 0

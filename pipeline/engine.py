@@ -58,25 +58,41 @@ class Decisions:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def transaction_ids(self) -> list[str]:
+        """The ids, in the order of the decisions."""
+        return self.transactions.transaction_id
+
     def records(self, topic: str, partition: int, offsets: Sequence[int]) -> list[DecisionRecord]:
         """Give the decisions in their wire form; `offsets` are those of the whole batch."""
+        sources = [(topic, partition, offsets[row]) for row in self.rows.tolist()]
+        return self._records(0, sources)
+
+    def record(self, place: int) -> DecisionRecord:
+        """Give one decision in its wire form; where its transaction came from is not known."""
+        return self._records(place, [("", 0, 0)])[0]
+
+    def _records(self, first: int, sources: list[tuple[str, int, int]]) -> list[DecisionRecord]:
+        """Give so many decisions as there are sources, from the first on."""
+        part = slice(first, first + len(sources))
         events = self.transactions
         width = self.features.shape[1] * 4
-        packed = self.features.astype("<f4").tobytes()
-        challengers = {name: scores.tolist() for name, scores in self.challengers.items()}
-        keys = list(zip(*events.keys, strict=True))
-        times, amounts = events.event_time_ms.tolist(), events.amount_minor.tolist()
-        scores, actions, rows = self.scores.tolist(), self.actions.tolist(), self.rows.tolist()
+        packed = self.features[part].astype("<f4").tobytes()
+        challengers = {name: scores[part].tolist() for name, scores in self.challengers.items()}
+        keys = list(zip(*(ids[part] for ids in events.keys), strict=True))
+        times, amounts = events.event_time_ms[part].tolist(), events.amount_minor[part].tolist()
+        scores, actions = self.scores[part].tolist(), self.actions[part].tolist()
+        currency, reasons = events.currency[part], self.reasons[part]
         return [
             DecisionRecord(
                 transaction_id=transaction_id,
                 event_time=times[place],
                 keys=dict(zip(self.entity_names, keys[place], strict=True)),
                 amount=amounts[place],
-                currency=events.currency[place],
+                currency=currency[place],
                 action=ACTIONS[actions[place]],
                 score=scores[place],
-                reasons=self.reasons[place],
+                reasons=reasons[place],
                 model_version=self.model_version,
                 policy_version=self.policy_version,
                 propensity=1.0,
@@ -84,9 +100,9 @@ class Decisions:
                 schema_hash=self.schema_hash,
                 features=packed[place * width : (place + 1) * width],
                 challengers={name: given[place] for name, given in challengers.items()},
-                source=(topic, partition, offsets[rows[place]]),
+                source=sources[place],
             )
-            for place, transaction_id in enumerate(events.transaction_id)
+            for place, transaction_id in enumerate(events.transaction_id[part])
         ]
 
 
@@ -138,6 +154,9 @@ class Engine:
             },
         )
 
-    def label(self, labels: Sequence[Label]) -> list[Settled]:
-        """Join labels, in the order of their log, to what was decided."""
-        return list(join(self._waiting, labels))
+    def label(self, labels: Sequence[Label], *, training_seq: int) -> list[Settled]:
+        """Join labels, in the order of their log, to what was decided.
+
+        `training_seq` is the number of the first example that comes of them.
+        """
+        return list(join(self._waiting, labels, training_seq=training_seq))

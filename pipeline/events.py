@@ -53,6 +53,7 @@ Verdict = Literal["fraud", "genuine"]
 Source = Literal["analyst", "chargeback", "dispute_won", "customer", "matured", "simulated"]
 SOURCES: tuple[Source, ...] = get_args(Source)
 OutcomeKind = Literal["approved", "issuer_declined", "settled", "refunded", "overridden"]
+OUTCOME_KINDS: tuple[OutcomeKind, ...] = get_args(OutcomeKind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +340,18 @@ def encode_label(label: Label, schema: Schema) -> bytes:
         "supersedes": label.supersedes,
     }
     return msgspec.json.encode({name: value for name, value in record.items() if value is not None})
+
+
+def encode_outcome(outcome: Outcome, schema: Schema) -> bytes:
+    """Give an outcome's wire form, in the field names of its schema."""
+    return msgspec.json.encode(
+        {
+            schema.event_id: outcome.transaction_id,
+            schema.partition_key: outcome.key,
+            "outcome": outcome.outcome,
+            "outcome_time": outcome.outcome_time_ms,
+        }
+    )
 
 
 def _milliseconds(time: datetime | int, field: str) -> int | Problem:

@@ -10,56 +10,34 @@ future (the rule of beaver: learn on what was predicted on).
 | t2 |          | d1 fraud        | learned                            |
 | t3 |          | d1 fraud again  | repeated or confirmed: counted     |
 | t4 |          | d1 genuine      | corrected, if its source may       |
+| t5 | d2       |                 | waits; nobody speaks; it matures   |
 
->>> first = Label("l1", "t1", "c1", True, "simulated", 1_600_000_000_000)
->>> path, known = settle(None, first)
->>> path, settle(known, first)[0]
-('learned', 'repeated')
->>> settle(known, Label("l2", "t1", "c1", False, "analyst", 1_600_000_100_000))[0]
-'corrected'
+>>> went_through("approve", None), went_through("decline", None), went_through("review", "settled")
+(True, False, True)
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
-import msgspec
+from pipeline.events import Label, Outcome, OutcomeKind
+from pipeline.records import Action, DecisionRecord, TrainingExample
+from pipeline.verdicts import KnownVerdict, LabelPath, settle
 
-from pipeline.events import Label, Source
-from pipeline.records import DecisionRecord, TrainingExample
-
-LabelPath = Literal["learned", "corrected", "repeated", "confirmed", "contradicted", "unknown"]
-"""What became of a label: the first two are learned, the others say why not."""
-LABEL_PATHS: tuple[LabelPath, ...] = get_args(LabelPath)
-
-# Whose word stands against whose: a later label of an equal or higher rank corrects an earlier one.
-SOURCE_RANKS: dict[Source, int] = {
-    "matured": 0,
-    "simulated": 1,
-    "customer": 2,
-    "chargeback": 3,
-    "analyst": 3,
-    "dispute_won": 4,
-}
-# Labels of one decision whose ids are remembered; a redelivery older than these is judged anew.
-HISTORY_MAX = 8
-
-
-class KnownVerdict(msgspec.Struct, frozen=True):
-    """The verdict that was learned for a decision, and the labels seen for it."""
-
-    label_id: str
-    is_fraud: bool
-    source: Source
-    history: tuple[str, ...]
+# Of an event with one of these outcomes nobody will ever complain, so silence proves nothing: it
+# did not go through, or the money went back before anybody looked.
+SILENCE_PROVES_NOTHING: frozenset[OutcomeKind] = frozenset({"issuer_declined", "refunded"})
 
 
 class Waiting(Protocol):
     """Decisions that may still get a label, and the verdicts that are known of them."""
 
-    def decision(self, transaction_id: str) -> DecisionRecord | None:
-        """Give the decision, or `None` where none is kept."""
+    def knows(self, transaction_id: str) -> bool:
+        """Say whether the decision is there."""
+
+    def decision(self, transaction_id: str) -> DecisionRecord:
+        """Give a decision that is there and has something to teach."""
 
     def verdict(self, transaction_id: str) -> KnownVerdict | None:
         """Give what is known of the decision already."""
@@ -70,14 +48,23 @@ class Waiting(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A label and what became of it; `decision` is there when it is to be learned."""
+    """A label and what became of it.
+
+    Parameters
+    ----------
+    decision, training_seq
+        What was decided and the number of the example, where the label is to be learned.
+    replaced
+        The verdict that a correction replaces.
+    """
 
     label: Label
     path: LabelPath
     decision: DecisionRecord | None = None
-    supersedes: str | None = None
+    training_seq: int = -1
+    replaced: KnownVerdict | None = None
 
-    def example(self, *, partition: int, training_seq: int) -> TrainingExample:
+    def example(self, *, partition: int) -> TrainingExample:
         """Give the training example of a label that is to be learned."""
         assert self.decision is not None
         decision = self.decision
@@ -85,11 +72,11 @@ class Settled:
             label_id=self.label.label_id,
             transaction_id=decision.transaction_id,
             partition=partition,
-            training_seq=training_seq,
+            training_seq=self.training_seq,
             verdict="fraud" if self.label.is_fraud else "genuine",
             source=self.label.source,
             weight=1.0,
-            supersedes=self.supersedes,
+            supersedes=self.replaced.training_seq if self.replaced else None,
             keys=decision.keys,
             amount=decision.amount,
             event_time=decision.event_time,
@@ -103,50 +90,39 @@ class Settled:
         )
 
 
-def settle(known: KnownVerdict | None, label: Label) -> tuple[LabelPath, KnownVerdict]:
-    """Say what becomes of a label whose decision is there, and what is known afterwards."""
-    if known is None:
-        verdict = KnownVerdict(label.label_id, label.is_fraud, label.source, (label.label_id,))
-        return "learned", verdict
-    if label.label_id in known.history:
-        return "repeated", known
-    history = (*known.history, label.label_id)[-HISTORY_MAX:]
-    stands_back = SOURCE_RANKS[label.source] < SOURCE_RANKS[known.source]
-    if label.is_fraud == known.is_fraud:
-        source = known.source if stands_back else label.source
-        return "confirmed", KnownVerdict(known.label_id, known.is_fraud, source, history)
-    if stands_back and label.supersedes != known.label_id:
-        return "contradicted", msgspec.structs.replace(known, history=history)
-    return "corrected", KnownVerdict(label.label_id, label.is_fraud, label.source, history)
+def join(waiting: Waiting, labels: Sequence[Label], *, training_seq: int) -> Iterator[Settled]:
+    """Settle labels one after the other, in the order of their log.
 
-
-def join(waiting: Waiting, labels: Sequence[Label]) -> Iterator[Settled]:
-    """Settle labels one after the other, in the order of their log."""
+    `training_seq` is the number of the first example that comes of them; each takes the next.
+    """
     for label in labels:
-        decision = waiting.decision(label.transaction_id)
-        if decision is None:
+        if not waiting.knows(label.transaction_id):
             yield Settled(label, "unknown")
             continue
         known = waiting.verdict(label.transaction_id)
-        path, verdict = settle(known, label)
+        path, verdict = settle(known, label, training_seq=training_seq)
         waiting.set_verdict(label.transaction_id, verdict)
-        if path == "learned":
-            yield Settled(label, path, decision)
-        elif path == "corrected":
-            assert known is not None
-            yield Settled(label, path, decision, supersedes=known.label_id)
+        if path in ("learned", "corrected"):
+            decision = waiting.decision(label.transaction_id)
+            yield Settled(label, path, decision, training_seq, replaced=known)
+            training_seq += 1
         else:
             yield Settled(label, path)
 
 
-def matured_label(decision: DecisionRecord, maturity_ms: int) -> Label | None:
-    """Give the label of a decision that nobody spoke against in time, if silence proves anything.
+def went_through(action: Action, outcome: OutcomeKind | None) -> bool:
+    """Say whether somebody would have complained by now, had it been fraud.
 
-    A transaction that was declined, or held for review, did not go through: that nobody complained
-    says nothing about it. Only an approved one matures as genuine.
+    A transaction that was declined, or held for review, did not go through unless its outcome says
+    so: that nobody complained says nothing about it.
     """
-    if decision.action != "approve":
-        return None
+    if outcome is None:
+        return action == "approve"
+    return outcome not in SILENCE_PROVES_NOTHING
+
+
+def matured_label(decision: DecisionRecord, maturity_ms: int) -> Label:
+    """Give the label of a decision that went through and that nobody spoke against in time."""
     return Label(
         label_id=f"matured-{decision.transaction_id}"[:64],
         transaction_id=decision.transaction_id,
@@ -158,33 +134,50 @@ def matured_label(decision: DecisionRecord, maturity_ms: int) -> Label | None:
     )
 
 
+class Decided(Protocol):
+    """A batch of decisions as columns, of which single ones can be taken."""
+
+    @property
+    def transaction_ids(self) -> list[str]:
+        """The ids, in the order of the decisions."""
+
+    def record(self, place: int) -> DecisionRecord:
+        """Give one decision in its wire form."""
+
+
 class MemoryWaiting:
     """Waiting decisions in memory; beyond `limit` the oldest goes, and `expired` counts it."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._decisions: OrderedDict[str, DecisionRecord] = OrderedDict()
+        self._decisions: OrderedDict[str, tuple[Decided, int]] = OrderedDict()
         self._verdicts: dict[str, KnownVerdict] = {}
-        self._maturing: OrderedDict[str, None] = OrderedDict()
+        self._outcomes: dict[str, OutcomeKind] = {}
+        self._maturing: deque[str] = deque()
         self.expired = 0
 
     def __len__(self) -> int:
         return len(self._decisions)
 
-    def add(self, decisions: Sequence[DecisionRecord]) -> None:
+    def add(self, decisions: Decided) -> None:
         """Keep decisions, in their order."""
-        for decision in decisions:
-            self._decisions[decision.transaction_id] = decision
-            self._maturing[decision.transaction_id] = None
+        for place, transaction_id in enumerate(decisions.transaction_ids):
+            self._decisions[transaction_id] = (decisions, place)
+            self._maturing.append(transaction_id)
         while len(self._decisions) > self._limit:
             oldest, _ = self._decisions.popitem(last=False)
-            self._verdicts.pop(oldest, None)
-            self._maturing.pop(oldest, None)
-            self.expired += 1
+            self._outcomes.pop(oldest, None)
+            # Only what still waited is given up; what has its verdict has done its work.
+            self.expired += self._verdicts.pop(oldest, None) is None
 
-    def decision(self, transaction_id: str) -> DecisionRecord | None:
-        """Give the decision, or `None` where none is kept."""
-        return self._decisions.get(transaction_id)
+    def knows(self, transaction_id: str) -> bool:
+        """Say whether the decision is there."""
+        return transaction_id in self._decisions
+
+    def decision(self, transaction_id: str) -> DecisionRecord:
+        """Give a decision that is there."""
+        decisions, place = self._decisions[transaction_id]
+        return decisions.record(place)
 
     def verdict(self, transaction_id: str) -> KnownVerdict | None:
         """Give what is known of the decision already."""
@@ -194,13 +187,20 @@ class MemoryWaiting:
         """Keep what is known of the decision from now on."""
         self._verdicts[transaction_id] = verdict
 
+    def set_outcome(self, outcome: Outcome) -> None:
+        """Keep what became of an event; of an unknown one, nothing."""
+        if outcome.transaction_id in self._decisions:
+            self._outcomes[outcome.transaction_id] = outcome.outcome
+
     def take_matured(self, now_ms: int, maturity_ms: int) -> Iterator[DecisionRecord]:
-        """Give, once each, the decisions without a verdict that are old enough."""
+        """Give, once each, what went through long enough ago and got no verdict."""
         while self._maturing:
-            oldest = next(iter(self._maturing))
-            decision = self._decisions[oldest]
-            if decision.event_time + maturity_ms > now_ms:
-                return
-            self._maturing.popitem(last=False)
-            if oldest not in self._verdicts:
-                yield decision
+            oldest = self._maturing[0]
+            due = None
+            if oldest in self._decisions and oldest not in self._verdicts:
+                due = self.decision(oldest)
+                if due.event_time + maturity_ms > now_ms:
+                    return
+            self._maturing.popleft()
+            if due is not None and went_through(due.action, self._outcomes.get(oldest)):
+                yield due

@@ -25,6 +25,7 @@ def worker_samples(counts: WorkerCounts) -> list[Sample]:
         *by_label("fraud_dead_letters_total", counts.rejected.items()),
         *by_labels("fraud_labels_total", counts.labels.items()),
         *by_label("fraud_label_paths_total", counts.label_paths.items()),
+        *by_label("fraud_outcomes_total", counts.outcomes.items()),
         ("fraud_labels_pending", (), counts.labels_pending),
         ("fraud_feedback_waiting", (), counts.feedback_waiting),
         ("fraud_feedback_expired_total", (), counts.feedback_expired),

@@ -40,6 +40,7 @@ _WORKER = _rows(
     ("fraud_dead_letters_total", "counter", "Inputs that became dead letters", ("reason",)),
     ("fraud_labels_total", "counter", "Labels decoded", ("source", "verdict")),
     ("fraud_label_paths_total", "counter", "What became of labels", ("path",)),
+    ("fraud_outcomes_total", "counter", "Outcomes of decided events", ("outcome",)),
     ("fraud_labels_pending", "gauge", "Labels that wait for their decision", ()),
     ("fraud_feedback_waiting", "gauge", "Decisions that wait for a label", ()),
     ("fraud_feedback_expired_total", "counter", "Decisions that gave way at the limit", ()),

@@ -304,13 +304,17 @@ class Monitor:
                 said.scores,
                 [example.is_fraud for example in judged],
                 [_delay_ms(example) for example in judged],
-                label_ids=[example.label_id for example in judged],
+                examples=[(example.partition, example.training_seq) for example in judged],
             )
 
-    def _correct(self, example: TrainingExample, superseded: str) -> None:
+    def _correct(self, example: TrainingExample, superseded: int) -> None:
         # Every window is asked: `any` of a generator would stop at the first that knows it.
         found = [
-            window.revise(example.label_id, superseded, is_fraud=example.is_fraud)
+            window.revise(
+                (example.partition, example.training_seq),
+                (example.partition, superseded),
+                is_fraud=example.is_fraud,
+            )
             for window in self.windows.values()
         ]
         self.corrections["inside" if any(found) else "outside"] += 1

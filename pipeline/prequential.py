@@ -30,6 +30,9 @@ from pipeline.evaluation import (
 # Labels of the first day are mostly verdicts on reviewed events, which are no fair sample.
 SLOW_LABEL_MS = DAY_MS
 
+Example = tuple[int, int]
+"""A training example by its feedback partition and its number there."""
+
 
 @dataclass(frozen=True, slots=True)
 class WindowQuality:
@@ -61,7 +64,7 @@ class Totals:
 class PrequentialWindow:
     """The latest labelled events and what their scores were worth; at its limit the oldest goes.
 
-    A label that takes an earlier one back (`revise`) corrects the window. The totals keep the
+    An example that supersedes an earlier one (`revise`) corrects the window. The totals keep the
     first verdict, since a counter must not go down.
 
     Parameters
@@ -77,7 +80,7 @@ class PrequentialWindow:
         self._scores = np.zeros(limit)
         self._is_fraud = np.zeros(limit, np.bool_)
         self._delay_ms = np.zeros(limit, np.int64)
-        self._places: OrderedDict[str, int] = OrderedDict()
+        self._places: OrderedDict[Example, int] = OrderedDict()
         self._quality: WindowQuality | None = None
 
     @property
@@ -98,18 +101,18 @@ class PrequentialWindow:
         is_fraud: ArrayLike,
         label_delay_ms: ArrayLike,
         *,
-        label_ids: Sequence[str] = (),
+        examples: Sequence[Example] = (),
     ) -> None:
         """Take labelled events in the order of their labels.
 
-        `label_ids` are needed for those that may be revised.
+        `examples` names those that may be revised.
         """
         score, fraud = columns(scores, is_fraud)
         delay_ms = np.asarray(label_delay_ms, np.int64)
         assert len(score) == len(delay_ms), (len(score), len(delay_ms))
         if not len(score):
             return
-        self._remember_places(label_ids)
+        self._remember_places(examples)
         self._count(score, fraud)
         kept = slice(-self.limit, None)
         place = (self._totals.events - np.arange(len(score), 0, -1))[kept] % self.limit
@@ -118,20 +121,20 @@ class PrequentialWindow:
         self._delay_ms[place] = delay_ms[kept]
         self._quality = None
 
-    def revise(self, label_id: str, superseded: str, *, is_fraud: bool) -> bool:
-        """Let the verdict of a superseded label be another; `False` where it left the window."""
+    def revise(self, example: Example, superseded: Example, *, is_fraud: bool) -> bool:
+        """Let the verdict of a superseded example be another; `False` where it left the window."""
         number = self._places.pop(superseded, -1)
         if number < max(0, self._totals.events - self.limit):
             return False
         # The entry is behind newer ones now: it may be forgotten late, never early.
-        self._places[label_id] = number
+        self._places[example] = number
         self._is_fraud[number % self.limit] = is_fraud
         self._quality = None
         return True
 
-    def _remember_places(self, label_ids: Sequence[str]) -> None:
-        for number, label_id in enumerate(label_ids, start=self._totals.events):
-            self._places[label_id] = number
+    def _remember_places(self, examples: Sequence[Example]) -> None:
+        for number, example in enumerate(examples, start=self._totals.events):
+            self._places[example] = number
         while len(self._places) > self.limit:
             self._places.popitem(last=False)
 

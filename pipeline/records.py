@@ -71,7 +71,7 @@ class TrainingExample(msgspec.Struct, frozen=True, gc=False):
     verdict: Verdict
     source: Source
     weight: float
-    supersedes: str | None
+    supersedes: Count | None
     keys: dict[str, str]
     amount: Count
     event_time: int

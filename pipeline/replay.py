@@ -20,7 +20,7 @@ from pipeline.engine import Decisions, Engine, Version
 from pipeline.evaluation import Quality, evaluate
 from pipeline.events import Label, Transactions
 from pipeline.features import FeatureKernel
-from pipeline.feedback import MemoryWaiting, Settled, matured_label
+from pipeline.feedback import MemoryWaiting, matured_label
 from pipeline.learner import Learner
 from pipeline.profiles import MemoryProfiles
 from pipeline.records import ACTIONS
@@ -135,7 +135,7 @@ class Replay:
 
     def _decide(self, batch: Transactions, is_fraud: NDArray[np.int8]) -> None:
         decisions = self._engine.decide(batch)
-        self._waiting.add(decisions.records("", 0, range(len(batch))))
+        self._waiting.add(decisions)
         self._decided(decisions)
         self._scores.add(decisions, is_fraud[decisions.rows])
         result = self.result
@@ -148,16 +148,11 @@ class Replay:
 
     def _learn_until(self, now_ms: int) -> None:
         """Learn all labels that were known at a moment, and adopt what was learned."""
-        settled = self._engine.label(self._labels_due(now_ms))
+        self._learn(self._labels_due(now_ms))
         maturity_ms = int(self._settings.maturity_days * DAY_MS)
-        matured = [
-            label
-            for decision in self._waiting.take_matured(now_ms, maturity_ms)
-            if (label := matured_label(decision, maturity_ms))
-        ]
-        settled += self._engine.label(matured)
-        self.result.labels.update(item.path for item in settled)
-        self._learn([item for item in settled if item.decision])
+        matured = self._waiting.take_matured(now_ms, maturity_ms)
+        self._learn([matured_label(decision, maturity_ms) for decision in matured])
+        self._learner.profiles.offset = self._training_seq
         self.result.model_version = self._adopt()
 
     def _labels_due(self, now_ms: int) -> list[Label]:
@@ -171,14 +166,12 @@ class Replay:
                 self._due.appendleft((batch.slice(known, len(batch)), is_fraud[known:]))
         return labels
 
-    def _learn(self, settled: Sequence[Settled]) -> None:
-        examples = [
-            item.example(partition=0, training_seq=self._training_seq + place)
-            for place, item in enumerate(settled)
-        ]
+    def _learn(self, labels: Sequence[Label]) -> None:
+        settled = self._engine.label(labels, training_seq=self._training_seq)
+        self.result.labels.update(item.path for item in settled)
+        examples = [item.example(partition=0) for item in settled if item.decision]
         self._training_seq += len(examples)
         self._learner.learn(self._learner.fresh(examples))
-        self._learner.profiles.offset = self._training_seq
 
     def _adopt(self) -> str:
         champion, *challengers = (

@@ -56,7 +56,10 @@ class Settings:
         0.0, "an event older than this at its arrival is a dead letter; 0: history may be published"
     )
     feedback_limit: int = _setting(
-        200_000, "decisions a partition keeps waiting for a label; beyond it the oldest goes"
+        1_000_000, "decisions a partition keeps waiting for a label; beyond it the oldest goes"
+    )
+    review_limit: int = _setting(
+        10_000, "alerts a partition keeps for an analyst; beyond it the lowest score goes"
     )
     pending_label_seconds: float = _setting(
         86_400.0, "event time that a label waits for its decision before it is a dead letter"
@@ -84,7 +87,13 @@ class Settings:
                 f"review_score_min ({self.review_score_min}) must lie above 0 and below "
                 f"decline_score_min ({self.decline_score_min}), which is at most 1"
             )
-        for name in ("partitions", "batch_events_max", "feedback_limit", "models_kept"):
+        for name in (
+            "partitions",
+            "batch_events_max",
+            "models_kept",
+            "feedback_limit",
+            "review_limit",
+        ):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} must be at least 1 (got {getattr(self, name)})")
         if self.batch_events_max > BATCH_EVENTS_LIMIT:

@@ -32,7 +32,7 @@ def warm_up(schema: Schema, settings: Settings) -> None:
         amount_minor=np.array([100]),
         currency=["EUR"],
     )
-    waiting.add(engine.decide(event).records("", 0, [0]))
+    waiting.add(engine.decide(event))
     label = Label("l", "t", "k", True, "simulated", TIME_MS)
-    examples = [item.example(partition=0, training_seq=0) for item in engine.label([label])]
+    examples = [item.example(partition=0) for item in engine.label([label], training_seq=0)]
     learner.learn(learner.fresh(examples))

@@ -98,7 +98,10 @@ def _run(settings: Settings, options: DemoOptions, state: DemoState) -> None:
         monitor = running.enter_context(_monitor(settings, endpoints))
         state.addresses = _addresses(settings, endpoints)
         queue = ReviewQueue(
-            Redis.from_url(endpoints.redis_url), load_schema(SCHEMA), settings.partitions
+            Redis.from_url(endpoints.redis_url),
+            endpoints.kafka_servers,
+            load_schema(SCHEMA),
+            settings.partitions,
         )
         publisher = running.enter_context(_publisher(options, endpoints, state))
         with live_view(state) as refresh:

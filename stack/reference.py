@@ -10,10 +10,10 @@ import click
 from pipeline.cli import COMMANDS
 from pipeline.errors import REASONS
 from pipeline.features import feature_table
-from pipeline.feedback import LABEL_PATHS, SOURCE_RANKS
 from pipeline.metric_table import METRICS
 from pipeline.schema import load_schema
 from pipeline.settings import ENVIRONMENT_PREFIX, SETTINGS
+from pipeline.verdicts import LABEL_PATHS, SOURCE_RANKS
 
 
 def reference() -> str:

@@ -76,17 +76,20 @@ class RecordingPublisher:
     def __init__(self) -> None:
         self.published: list[OutboxRecord] = []
 
-    async def __call__(self, records: Sequence[OutboxRecord]) -> None:
+    async def __call__(self, records: Sequence[OutboxRecord]) -> Sequence[int]:
+        offsets = []
         for record in records:
             await step()
+            offsets.append(len(self.published))
             self.published.append(record)
         await step()
+        return offsets
 
 
 class FailingPublisher:
     """Never gets an acknowledgement."""
 
-    async def __call__(self, records: Sequence[OutboxRecord]) -> None:
+    async def __call__(self, records: Sequence[OutboxRecord]) -> Sequence[int]:
         raise ConnectionError
 
 

@@ -42,16 +42,14 @@ class World:
             label(f"l-{name}", transaction_id=name, is_fraud=amount > 5000)
             for name, amount in zip(batch.transaction_id, batch.amount_minor.tolist(), strict=True)
         ]
-        settled = self.engine.label(labels)
-        self.learner.learn(
-            [item.example(partition=0, training_seq=seq) for seq, item in enumerate(settled)]
-        )
+        settled = self.engine.label(labels, training_seq=0)
+        self.learner.learn([item.example(partition=0) for item in settled])
         self.learner.profiles.offset = len(settled)
         self._adopt()
 
     def decide(self, batch: Transactions) -> Decisions:
         decisions = self.engine.decide(batch)
-        self.waiting.add(decisions.records("transactions", 0, range(len(batch))))
+        self.waiting.add(decisions)
         return decisions
 
 
@@ -167,9 +165,9 @@ def test_a_label_joins_the_features_as_they_were_scored() -> None:
     # The card's history goes on before the label comes.
     world.decide(visits([MONDAY_MS] * 20, ids=[f"u{number}" for number in range(20)]))
 
-    [settled] = world.engine.label([label("l", transaction_id="t")])
+    [settled] = world.engine.label([label("l", transaction_id="t")], training_seq=0)
 
-    example = settled.example(partition=0, training_seq=0)
+    example = settled.example(partition=0)
     assert example.features == decisions.features[0].tobytes()
     assert (example.score, example.model_version) == (decisions.scores[0], "additive@400")
 
@@ -204,7 +202,7 @@ def test_a_version_is_in_force_from_the_next_batch_on() -> None:
 
 
 def test_a_label_of_what_was_never_decided_is_unknown(world: World) -> None:
-    [settled] = world.engine.label([label("l", transaction_id="never")])
+    [settled] = world.engine.label([label("l", transaction_id="never")], training_seq=0)
 
     assert (settled.path, settled.decision) == ("unknown", None)
 

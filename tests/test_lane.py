@@ -9,7 +9,7 @@ from faust.types import TP
 
 from consumers.chunks import Chunk
 from consumers.dead_letters import InputRecord
-from consumers.lane import Lane
+from consumers.lane import Lane, Part
 
 PLACE = TP("transactions", 0)
 
@@ -28,8 +28,10 @@ def chunk(asked: int, *offsets: int) -> Chunk:
     return Chunk(asked, [Fetched(offset) for offset in offsets])
 
 
-class CountingPart:
+class CountingPart(Part):
     """Keeps the offsets it worked on; `room` says how many batches it takes before it is full."""
+
+    position: int | None = None
 
     def __init__(self, position: int | None = None) -> None:
         self.position = position

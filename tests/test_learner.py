@@ -33,7 +33,7 @@ def log(count: int = 120) -> list[TrainingExample]:
             schema_hash=HASH,
             features=pack_features(chance.normal(size=WIDTH)),
             verdict=("genuine", "fraud")[place % 5 == 0],
-            supersedes=None if place % 11 else "l0",
+            supersedes=None if place % 11 else 0,
             event_time=MONDAY_MS + int(chance.integers(0, 30 * DAY_MS)),
             amount=int(chance.integers(0, 100_000)),
             keys={"card": f"c{place % 7}", "terminal": f"m{place % 4}"},
@@ -164,7 +164,7 @@ def test_what_labels_teach_is_kept_for_each_entity() -> None:
 def test_a_correction_takes_back_what_was_learned_of_an_entity() -> None:
     features = bytes(4 * WIDTH)
     said = example(0, schema_hash=HASH, features=features)
-    corrected = example(1, schema_hash=HASH, features=features, verdict="genuine", supersedes="l0")
+    corrected = example(1, schema_hash=HASH, features=features, verdict="genuine", supersedes=0)
 
     ours = fold(learner(), [said, corrected])
 

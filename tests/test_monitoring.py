@@ -203,9 +203,9 @@ def test_a_label_taken_back_corrects_all_windows_and_counts_as_no_event() -> Non
     monitor = Monitor(window_events=10)
     both = {"logistic@1": 0.3}
     first = example(0, verdict="fraud", challengers=both)
-    back = example(1, label_id="l9", supersedes=first.label_id, challengers=both)
+    back = example(1, label_id="l9", supersedes=first.training_seq, challengers=both)
 
-    monitor.observe_examples([first, back, example(2, label_id="l10", supersedes="unheard")])
+    monitor.observe_examples([first, back, example(2, label_id="l10", supersedes=99)])
 
     assert [window.quality.frauds for window in monitor.windows.values()] == [0, 0]
     assert [window.quality.events for window in monitor.windows.values()] == [1, 1]

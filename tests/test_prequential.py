@@ -68,23 +68,23 @@ def test_the_quality_is_computed_once_for_each_change() -> None:
 
 def test_a_label_taken_back_corrects_the_window_and_not_the_totals() -> None:
     window = PrequentialWindow(limit=10)
-    window.observe([0.9, 0.1], [True, False], [0, 0], label_ids=["l1", "l2"])
+    window.observe([0.9, 0.1], [True, False], [0, 0], examples=[(0, 1), (0, 2)])
 
-    assert window.revise("l3", "l1", is_fraud=False)
+    assert window.revise((0, 3), (0, 1), is_fraud=False)
     assert (window.quality.frauds, window.totals.frauds) == (0, 1)
-    assert window.revise("l4", "l3", is_fraud=True)
+    assert window.revise((0, 4), (0, 3), is_fraud=True)
     assert window.quality.frauds == 1
-    assert not window.revise("l5", "l1", is_fraud=False)
+    assert not window.revise((0, 5), (0, 1), is_fraud=False)
 
 
 def test_a_label_that_left_the_window_corrects_nothing() -> None:
     window = PrequentialWindow(limit=2)
-    window.observe([0.9] * 3, [True] * 3, [0] * 3, label_ids=["l1", "l2", "l3"])
+    window.observe([0.9] * 3, [True] * 3, [0] * 3, examples=[(0, 1), (0, 2), (0, 3)])
 
-    assert not window.revise("l4", "l1", is_fraud=False)
-    assert window.revise("l5", "l2", is_fraud=False)
-    window.observe([0.9] * 2, [True] * 2, [0] * 2, label_ids=["l6", "l7"])
-    assert not window.revise("l8", "l5", is_fraud=True)
+    assert not window.revise((0, 4), (0, 1), is_fraud=False)
+    assert window.revise((0, 5), (0, 2), is_fraud=False)
+    window.observe([0.9] * 2, [True] * 2, [0] * 2, examples=[(0, 6), (0, 7)])
+    assert not window.revise((0, 8), (0, 5), is_fraud=True)
     assert window.quality.frauds == 2
 
 

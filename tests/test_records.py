@@ -56,7 +56,7 @@ def example(chance: random.Random) -> TrainingExample:
         verdict=chance.choice(VERDICTS),
         source=chance.choice(SOURCES),
         weight=0.5,
-        supersedes=chance.choice([None, "l0"]),
+        supersedes=chance.choice([None, 0]),
         keys=decided.keys,
         amount=decided.amount,
         event_time=decided.event_time,

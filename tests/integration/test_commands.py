@@ -149,10 +149,15 @@ def let_days_pass(review: Review) -> None:
     partitions = range(review.settings.partitions)
     review.publish([f"last-{partition}" for partition in partitions], days=10)
 
-    def all_are_mature() -> bool:
-        return all(review.redis.llen(f"wl:{p}") == 1 for p in partitions)
+    decisions = Log(review.settings, DECISIONS)
 
-    wait_until(all_are_mature, "all but the last are mature")
+    def all_are_mature() -> bool:
+        stored = [review.redis.get(f"pos:feedback:{p}") or b"0" for p in partitions]
+        matured = [int(position.split(b":")[-1]) for position in stored]
+        return matured == [end - 1 for end in decisions.ends.values()]
+
+    with closing(decisions):
+        wait_until(all_are_mature, "all but the last are mature")
 
 
 @pytest.fixture(scope="module")

@@ -57,4 +57,4 @@ def test_a_log_whose_beginning_is_gone_is_begun_where_it_starts(settings: Settin
         wait_until(lambda: client.exists("pos:feedback:0") > 0, "a decision has matured")
         stored = client.get("pos:feedback:0")
 
-    assert stored == b"3:1:1"
+    assert stored == b"3:1:1:1"

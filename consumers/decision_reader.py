@@ -1,0 +1,111 @@
+"""Decisions of one partition, read back from their log by offset.
+
+What waits for a label is kept in the log alone, since weeks of it do not belong into memory. Labels
+that come in the order of their decisions are one long read; others are a seek each.
+
+A decision that the log no longer holds is not found: its label came after the topic's retention.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import OffsetOutOfRangeError
+
+from pipeline.errors import CommitError
+from pipeline.topics import DECISIONS
+
+# Up to so many decisions are read and passed over rather than sought past.
+PASSED_OVER_MAX = 1_000
+FETCH_BYTES_MAX = 1024 * 1024
+# An offset that was acknowledged is there: a broker that does not give it is away.
+ANSWER_SECONDS_MAX = 30.0
+
+Found = tuple[int, bytes]
+"""A decision's offset, and its bytes."""
+
+
+class DecisionReader:
+    """Reads decisions of one partition; it connects when it is first asked."""
+
+    def __init__(self, servers: str, partition: int) -> None:
+        self._servers = servers
+        self._place = TopicPartition(DECISIONS, partition)
+        self._consumer: AIOKafkaConsumer | None = None
+        # The offset that the next record read will have, once that is known.
+        self._next: int | None = None
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        if self._consumer is not None:
+            await self._consumer.stop()
+            self._consumer = None
+
+    async def read(self, offsets: Iterable[int]) -> dict[int, bytes]:
+        """Give the decisions at these offsets, as far as the log still has them."""
+        asked = set(offsets)
+        wanted = sorted(asked)
+        found: dict[int, bytes] = {}
+        while wanted:
+            at = self._next
+            if at is None or not 0 <= wanted[0] - at <= PASSED_OVER_MAX:
+                at = await self._seek(wanted[0])
+            part = await self._poll(min(wanted[-1] - at, PASSED_OVER_MAX) + 1)
+            if part is None:
+                start = await self._start()
+                wanted = [offset for offset in wanted if offset >= start]
+                continue
+            found |= {offset: value for offset, value in part if offset in asked}
+            wanted = [offset for offset in wanted if offset > part[-1][0]]
+        return found
+
+    async def read_on(self, offset: int, most: int) -> Sequence[Found]:
+        """Give decisions from an offset on, or from the first that the log still has."""
+        consumer = await self._connected()
+        if offset != self._next:
+            await self._seek(offset)
+        end = (await consumer.end_offsets([self._place]))[self._place]
+        if offset >= end:
+            return []
+        part = await self._poll(most)
+        return await self.read_on(await self._start(), most) if part is None else part
+
+    async def _poll(self, most: int) -> Sequence[Found] | None:
+        """Give the next decisions; `None` where the log begins later."""
+        consumer = await self._connected()
+        try:
+            polled = await consumer.getmany(
+                self._place, timeout_ms=int(ANSWER_SECONDS_MAX * 1000), max_records=most
+            )
+        except OffsetOutOfRangeError:
+            self._next = None
+            return None
+        records: list[Any] = polled.get(self._place, [])
+        if not records:
+            raise CommitError(
+                f"{DECISIONS}[{self._place.partition}] gave nothing from {self._next} on "
+                f"for {ANSWER_SECONDS_MAX:.0f} s"
+            )
+        self._next = records[-1].offset + 1
+        return [(record.offset, record.value) for record in records]
+
+    async def _start(self) -> int:
+        consumer = await self._connected()
+        return int((await consumer.beginning_offsets([self._place]))[self._place])
+
+    async def _seek(self, offset: int) -> int:
+        (await self._connected()).seek(self._place, offset)
+        self._next = offset
+        return offset
+
+    async def _connected(self) -> AIOKafkaConsumer:
+        if self._consumer is None:
+            self._consumer = AIOKafkaConsumer(
+                bootstrap_servers=self._servers,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                max_partition_fetch_bytes=FETCH_BYTES_MAX,
+            )
+            await self._consumer.start()
+            self._consumer.assign([self._place])
+        return self._consumer

@@ -1,0 +1,75 @@
+"""The index of waiting decisions as Redis keeps it, one for each partition.
+
+The scorer's commit adds where the decisions of the commit before stand in their log; the labeller's
+adds verdicts, the outcome reader's adds outcomes (`COMMIT_SCRIPT` in `redis_store.py`). Beyond
+`feedback_limit` the oldest decisions go: each commit looks through a share of the buckets, so that
+a quarter more than the limit is all there ever is.
+"""
+
+import struct
+from collections.abc import Iterable, Sequence
+
+from redis.asyncio import Redis
+
+from consumers.redis_store import as_bytes
+from pipeline.commit import Change, OutboxRecord
+from pipeline.events import OutcomeKind
+from pipeline.topics import DECISIONS
+from pipeline.verdicts import KnownVerdict
+from pipeline.waiting_index import BUCKETS, OFFSET_BYTES, IndexEntry, outcome_code, place_of
+
+# The whole index is swept while a limit's worth of decisions comes so many times.
+SWEEPS_A_LIMIT = 4
+
+
+async def load_entries(
+    redis: Redis, partition: int, transaction_ids: Iterable[str]
+) -> tuple[dict[str, IndexEntry], int]:
+    """Give the entries that are there, and the newest offset of the index, as of one moment."""
+    wanted = list(dict.fromkeys(transaction_ids))
+    pipeline = redis.pipeline(transaction=True)
+    pipeline.hget(f"index:{partition}", "offset")
+    for transaction_id in wanted:
+        place = place_of(transaction_id)
+        pipeline.hget(f"w:{partition}:{place.bucket}", place.field)
+    newest, *found = await pipeline.execute()
+    entries = {
+        transaction_id: IndexEntry.unpacked(as_bytes(data))
+        for transaction_id, data in zip(wanted, found, strict=True)
+        if data is not None
+    }
+    return entries, -1 if newest is None else int(newest)
+
+
+def index_changes(
+    partition: int, landed: Sequence[tuple[OutboxRecord, int]], *, limit: int
+) -> list[Change]:
+    """Give what a commit adds to the index: where the outbox before it landed."""
+    packed: list[bytes] = []
+    newest = -1
+    for record, offset in landed:
+        if record.topic == DECISIONS and record.key is not None:
+            place = place_of(record.key.decode())
+            packed.append(struct.pack("<H6s", place.bucket, place.field))
+            packed.append(offset.to_bytes(OFFSET_BYTES, "little"))
+            newest = max(newest, offset)
+    if not packed:
+        return []
+    changes: list[Change] = [("INDEX", partition, newest, b"".join(packed))]
+    floor = newest + 1 - limit
+    if floor > 0:
+        share = min(-(-len(packed) // 2 * SWEEPS_A_LIMIT * BUCKETS // limit), BUCKETS)
+        changes.append(("SWEEP", partition, floor, share, BUCKETS))
+    return changes
+
+
+def verdict_change(partition: int, transaction_id: str, verdict: KnownVerdict) -> Change:
+    """Give the change that sets a decision's verdict, and ends its wait for an analyst."""
+    place = place_of(transaction_id)
+    return ("VERDICT", partition, transaction_id, place.bucket, place.field, verdict.packed())
+
+
+def outcome_change(partition: int, transaction_id: str, outcome: OutcomeKind) -> Change:
+    """Give the change that sets an event's outcome."""
+    place = place_of(transaction_id)
+    return ("OUTCOME", partition, place.bucket, place.field, outcome_code(outcome))
