@@ -320,7 +320,7 @@ class Labeller(Part):
     async def _load(self, waiting: LoadedWaiting, labels: Sequence[Label]) -> None:
         """Fetch what is known of the labels' decisions, and those that there is news about."""
         ids = [label.transaction_id for label in labels]
-        entries, _ = await load_entries(self._parts.store.redis, self._partition, ids)
+        entries, _ = await load_entries(self._parts.store, self._partition, ids)
         waiting.entries = {key: entry for key, entry in entries.items() if entry.is_decided}
         offsets = {
             label.transaction_id: entry.offset
@@ -354,7 +354,7 @@ class Labeller(Part):
         if not old:
             return
         ids = [decision.transaction_id for _, decision in old]
-        entries, newest = await load_entries(self._parts.store.redis, self._partition, ids)
+        entries, newest = await load_entries(self._parts.store, self._partition, ids)
         for offset, decision in old:
             if offset != self._ahead[0][0] or offset > newest:
                 return

@@ -138,6 +138,18 @@ return 1
 """
 
 
+# Reads entries of the index as of one moment, with the newest offset that it holds.
+ENTRIES_SCRIPT = """
+local p, packed = ARGV[1], ARGV[2]
+local found = {redis.call('HGET', 'index:' .. p, 'offset')}
+for at = 1, #packed, 8 do
+    local key = 'w:' .. p .. ':' .. struct.unpack('<I2', packed, at)
+    found[#found + 1] = redis.call('HGET', key, packed:sub(at + 2, at + 7))
+end
+return found
+"""
+
+
 def connect(url: str, *, retries: int) -> Redis:
     """Open a connection pool; a command whose connection fails is sent again `retries` times."""
     return Redis.from_url(
@@ -168,6 +180,7 @@ class RedisStore:
         # A commit that is sent again after a time-out would be refused by its own first success.
         self._once = connect(url, retries=0)
         self._script = self._once.register_script(COMMIT_SCRIPT)
+        self._entries = self.redis.register_script(ENTRIES_SCRIPT)
 
     async def check(self) -> None:
         """Refuse a Redis that does not answer, in words that say which."""
@@ -187,6 +200,11 @@ class RedisStore:
         """Read an input's position and outbox in one command."""
         position, outbox = await self.redis.mget(f"pos:{name}", f"out:{name}")
         return Stored(None if position is None else as_bytes(position).decode(), as_bytes(outbox))
+
+    async def entries(self, partition: int, packed: bytes) -> tuple[int, list[bytes | None]]:
+        """Give the newest offset of an index (-1: none), and what stands at these places of it."""
+        newest, *found = await self._entries(args=[partition, packed])
+        return -1 if newest is None else int(newest), found
 
     async def commit(
         self, name: str, expected: str | None, stored: Stored, changes: Sequence[Change]

@@ -9,9 +9,7 @@ a quarter more than the limit is all there ever is.
 import struct
 from collections.abc import Iterable, Sequence
 
-from redis.asyncio import Redis
-
-from consumers.redis_store import as_bytes
+from consumers.redis_store import RedisStore
 from pipeline.commit import Change, OutboxRecord
 from pipeline.events import OutcomeKind
 from pipeline.topics import DECISIONS
@@ -23,22 +21,17 @@ SWEEPS_A_LIMIT = 4
 
 
 async def load_entries(
-    redis: Redis, partition: int, transaction_ids: Iterable[str]
+    store: RedisStore, partition: int, transaction_ids: Iterable[str]
 ) -> tuple[dict[str, IndexEntry], int]:
     """Give the entries that are there, and the newest offset of the index, as of one moment."""
     wanted = list(dict.fromkeys(transaction_ids))
-    pipeline = redis.pipeline(transaction=True)
-    pipeline.hget(f"index:{partition}", "offset")
-    for transaction_id in wanted:
-        place = place_of(transaction_id)
-        pipeline.hget(f"w:{partition}:{place.bucket}", place.field)
-    newest, *found = await pipeline.execute()
+    newest, found = await store.entries(partition, b"".join(map(_packed_place, wanted)))
     entries = {
-        transaction_id: IndexEntry.unpacked(as_bytes(data))
+        transaction_id: IndexEntry.unpacked(data)
         for transaction_id, data in zip(wanted, found, strict=True)
         if data is not None
     }
-    return entries, -1 if newest is None else int(newest)
+    return entries, newest
 
 
 def index_changes(
@@ -49,8 +42,7 @@ def index_changes(
     newest = -1
     for record, offset in landed:
         if record.topic == DECISIONS and record.key is not None:
-            place = place_of(record.key.decode())
-            packed.append(struct.pack("<H6s", place.bucket, place.field))
+            packed.append(_packed_place(record.key.decode()))
             packed.append(offset.to_bytes(OFFSET_BYTES, "little"))
             newest = max(newest, offset)
     if not packed:
@@ -73,3 +65,8 @@ def outcome_change(partition: int, transaction_id: str, outcome: OutcomeKind) ->
     """Give the change that sets an event's outcome."""
     place = place_of(transaction_id)
     return ("OUTCOME", partition, place.bucket, place.field, outcome_code(outcome))
+
+
+def _packed_place(transaction_id: str) -> bytes:
+    place = place_of(transaction_id)
+    return struct.pack("<H6s", place.bucket, place.field)

@@ -46,7 +46,7 @@ class Index:
         assert self._run(self._store.commit("test", expected, stored, changes))
 
     def entry(self, name: str) -> IndexEntry | None:
-        entries, _ = self._run(load_entries(self._store.redis, 2, [name]))
+        entries, _ = self._run(load_entries(self._store, 2, [name]))
         return entries.get(name)
 
     @property
