@@ -3,7 +3,7 @@
 A reader belongs to no group and commits nothing, so that reading leaves no trace.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -66,12 +66,17 @@ class LogReader:
         for place in self._places:
             self._consumer.seek(place, offset)
 
-    def chunks(self) -> Iterator[list[Any]]:
-        """Read on to the end of now; a chunk is some records of one partition, in order."""
-        ends = self._consumer.end_offsets(self._places)
-        while any(self._consumer.position(place) < end for place, end in ends.items()):
+    def chunks(self, ends: Mapping[int, int] | None = None) -> Iterator[list[Any]]:
+        """Read on to these ends, or to the end of now; a chunk is some records of one partition."""
+        ends = self.ends if ends is None else ends
+        while any(self._consumer.position(place) < ends[place.partition] for place in self._places):
             polled = self._consumer.poll(timeout_ms=POLL_MS, max_records=CHUNK_RECORDS_MAX)
-            yield from polled.values()
+            for place, records in polled.items():
+                end = ends[place.partition]
+                if records[-1].offset < end:
+                    yield records
+                elif records[0].offset < end:
+                    yield [record for record in records if record.offset < end]
 
     def close(self) -> None:
         """Disconnect."""

@@ -74,6 +74,16 @@ COMMANDS: dict[str, CommandEntry] = {
     "label": CommandEntry(
         "consumers.commands:label", "Say that a transaction was fraud or genuine.", CONNECTED
     ),
+    "models": CommandEntry(
+        "consumers.models_command:models",
+        "List, save and publish versions of the models.",
+        ("kafka_servers", "state_dir"),
+    ),
+    "verify": CommandEntry(
+        "consumers.verify_command:verify",
+        "Make recorded decisions again, and compare.",
+        ("kafka_servers", "schema", "state_dir", *SCORING),
+    ),
     "replay": CommandEntry(
         "producers.replay_command:replay",
         "Run a file through the core, and measure.",
@@ -92,8 +102,10 @@ class _Commands(click.Group):
             return None
         module, _, name = entry.place.partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
-        if not any(option.name == SETTINGS[0].name for option in command.params):
-            _add_settings(command, entry.settings)
+        parts = command.commands.values() if isinstance(command, click.Group) else [command]
+        for part in parts:
+            if not any(option.name == SETTINGS[0].name for option in part.params):
+                _add_settings(part, entry.settings)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,0 +1,87 @@
+"""`fraudstream models`: list the published versions, save one to a file, put one into force."""
+
+import hashlib
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from consumers.model_topic import PublishedModels, publish_model, read_models
+from models.snapshot import decode
+from pipeline.errors import DataError, SnapshotError
+from stack.connections import current_settings, kafka_servers_of
+
+
+@click.group()
+def models() -> None:
+    """List, save and publish versions of the models."""
+
+
+@models.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def list_models(as_json: bool) -> None:
+    """List the versions that are published, oldest first, and which are in force."""
+    published = read_models(kafka_servers_of(current_settings()))
+    rows = [_described(published, version) for version in published.snapshots]
+    if as_json:
+        for row in rows:
+            click.echo(msgspec.json.encode(row).decode())
+        return
+    table = Table(
+        "version", "training offset", "labels learned", "bytes", "sha256", "role", box=None
+    )
+    for row in rows:
+        names = ("version", "training_offset", "learned", "bytes", "sha256", "role")
+        table.add_row(*(str(row[name]) for name in names))
+    Console(highlight=False).print(table)
+
+
+def _described(published: PublishedModels, version: str) -> dict[str, object]:
+    data = published.snapshots[version]
+    row: dict[str, object] = {
+        "version": version,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "role": published.role(version),
+    }
+    try:
+        snapshot = decode(data)
+    except SnapshotError as error:
+        return row | {"training_offset": None, "learned": None, "error": str(error)}
+    return row | {"training_offset": snapshot.training_offset, "learned": snapshot.model.learned}
+
+
+@models.command()
+@click.argument("version")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def save(version: str, file: Path) -> None:
+    """Save a published VERSION to FILE, whole as it was published.
+
+    `fraudstream replay --snapshot FILE --no-learn` scores with it. VERSION may be `champion`.
+    """
+    published = read_models(kafka_servers_of(current_settings()))
+    if version == "champion" and published.champion is not None:
+        version = published.champion.version
+    if version not in published.snapshots:
+        known = ", ".join(list(published.snapshots)[-3:]) or "none"
+        raise DataError(f"version {version!r} is not published; the newest are: {known}")
+    data = published.snapshots[version]
+    decode(data)
+    file.write_bytes(data)
+    click.echo(f"saved {version} to {file}: {len(data):,} bytes")
+
+
+@models.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def publish(file: Path) -> None:
+    """Publish the snapshot in FILE and make it the champion, without challengers.
+
+    For a Kafka without a trainer: workers score with it and nothing is learned. It must be newer
+    than the version in force, and than what this Kafka's own training log has come to.
+    """
+    data = file.read_bytes()
+    snapshot = decode(data)
+    publish_model(kafka_servers_of(current_settings()), snapshot, data)
+    click.echo(f"published {snapshot.version}: {len(data):,} bytes")

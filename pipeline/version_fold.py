@@ -1,0 +1,243 @@
+"""Any version of the models, made again from the training log.
+
+A version is named by the training offset that it was learned to (`additive@1234`), so it is the
+fold of the log up to there, whether its snapshot was kept or not. Versions are asked for in rising
+order, nearly: the fold goes on. For one that lies behind, the nearest stand that is remembered is
+taken up and folded on from there.
+
+>>> first, last = split_version("additive@0"), split_version("logistic@1234")
+>>> first, last, split_version("additive"), split_version("additive@-1")
+(('additive', 0), ('logistic', 1234), None, None)
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from models import MODELS, make_model
+from models.contract import Arrays, Header, Model
+from models.snapshot import Snapshot, decode, encode
+from pipeline.errors import SnapshotError
+from pipeline.features import FeatureKernel
+from pipeline.learner import Learner
+from pipeline.records import TrainingExample
+from pipeline.schema import Schema
+
+# Stands that are remembered, some half a megabyte each; the one not used for longest goes.
+STANDS_MAX = 32
+# Going back costs what lies between. Beyond so many examples learned again, versions that lie
+# behind are given up; a rollback takes one way back, and a slow worker a short one.
+EXAMPLES_AGAIN_MAX = 20_000_000
+BATCH_EXAMPLES_MAX = 2_000
+# An offset of more digits does not fit 63 bits.
+OFFSET_DIGITS_MAX = 18
+
+TrainingLog = Callable[[int], Iterator[tuple[int, TrainingExample | None]]]
+"""Gives the training log from an offset on: each record's offset and example, `None` where it
+is none."""
+
+
+def split_version(version: str) -> tuple[str, int] | None:
+    """Give a version's model and training offset; `None` where it is not the name of one."""
+    name, _, digits = version.partition("@")
+    if not (name and digits.isdecimal() and digits.isascii() and len(digits) <= OFFSET_DIGITS_MAX):
+        return None
+    return name, int(digits)
+
+
+class TrainingCursor:
+    """A place in the training log that moves forward."""
+
+    def __init__(self, log: TrainingLog, start: int = 0) -> None:
+        self._log, self._start = log, start
+        self._records: Iterator[tuple[int, TrainingExample | None]] | None = None
+        self._next: tuple[int, TrainingExample | None] | None = None
+
+    def until(self, offset: int) -> Iterator[list[TrainingExample]]:
+        """Give the examples before an offset that were not given yet, some at a time."""
+        batch: list[TrainingExample] = []
+        while (record := self._peek()) is not None and record[0] < offset:
+            self._next = None
+            if record[1] is not None:
+                batch.append(record[1])
+            if len(batch) >= BATCH_EXAMPLES_MAX:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _peek(self) -> tuple[int, TrainingExample | None] | None:
+        if self._records is None:
+            self._records = self._log(self._start)
+        if self._next is None:
+            self._next = next(self._records, None)
+        return self._next
+
+
+@dataclass(frozen=True, slots=True)
+class _Stand:
+    """All that the fold is at an offset."""
+
+    marks: dict[int, int]
+    states: list[tuple[str, Header, Arrays]]
+
+
+@dataclass(slots=True)
+class SnapshotChecks:
+    """Published snapshots against the fold: the versions that are equal, that differ, and that
+    the fold does not reach."""
+
+    equal: list[str] = field(default_factory=list)
+    different: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+
+
+class VersionFold:
+    """Gives the models as they were at an offset of the training log.
+
+    Parameters
+    ----------
+    names
+        The models that are folded.
+    end
+        The offset after the log's last record.
+    published
+        Snapshots by version. Those that the fold passes are compared with it, byte for byte;
+        those beyond the log's end, which nobody can fold, are taken as they are.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        names: Sequence[str],
+        log: TrainingLog,
+        *,
+        end: int,
+        published: Mapping[str, bytes] | None = None,
+        examples_again_max: int = EXAMPLES_AGAIN_MAX,
+    ) -> None:
+        self._schema, self._log, self.end = schema, log, end
+        self._kernel = FeatureKernel(schema)
+        self.names = tuple(names)
+        self._stands: OrderedDict[int, _Stand] = OrderedDict()
+        self._learner = self._fresh()
+        self._cursor = TrainingCursor(log)
+        self._passed = self._again = 0
+        self._again_max = examples_again_max
+        self._published = dict(published or {})
+        self._beyond: dict[str, Snapshot] = {}
+        self._stops = self._sorted_stops()
+        self.checks = SnapshotChecks()
+
+    @property
+    def examples(self) -> int:
+        """How many records of the log the fold has passed."""
+        return self._passed
+
+    def model(self, version: str) -> Model | str:
+        """Give a version's model, good until the next call; or say why it cannot be had."""
+        parts = split_version(version)
+        if parts is None:
+            return "version is not the name of one"
+        name, offset = parts
+        if offset > self.end:
+            return self._taken(version)
+        if name not in self.names:
+            return (
+                "model is not among --model and --challengers"
+                if name in MODELS
+                else "no such model"
+            )
+        if offset != self._learner.offset and not self._go(offset):
+            return f"version lies too far behind: {self._again_max:,} examples were learned again"
+        return self._learner.models[self.names.index(name)]
+
+    def check_rest(self) -> None:
+        """Compare the published snapshots that lie before the log's end and were not passed."""
+        for offset in [stop for stop in self._stops if stop > self._passed]:
+            self._go(offset)
+        checked = {*self.checks.equal, *self.checks.different}
+        self.checks.unchecked = [name for name in self._published if name not in checked]
+
+    def _taken(self, version: str) -> Model | str:
+        if version in self._published and version not in self._beyond:
+            try:
+                self._beyond[version] = decode(self._published[version])
+            except SnapshotError as error:
+                return str(error)
+        found = self._beyond.get(version)
+        if found is None or found.schema_hash != self._kernel.schema_hash:
+            return "the training log ends before the version"
+        return found.model
+
+    def _go(self, offset: int) -> bool:
+        """Stand at an offset within the log."""
+        self._remember()
+        here = self._learner.offset
+        nearest = max((at for at in self._stands if at <= offset), default=0)
+        if nearest != here:
+            if self._again + offset - nearest > self._again_max:
+                return False
+            self._take_up(nearest)
+        for stop in self._stops:
+            if self._learner.offset < stop < offset and stop > self._passed:
+                self._learn_to(stop)
+        self._learn_to(offset)
+        return True
+
+    def _learn_to(self, offset: int) -> None:
+        learner, before = self._learner, self._learner.offset
+        for examples in self._cursor.until(offset):
+            learner.learn(learner.fresh(examples), profiles=False)
+        learner.profiles.offset = offset
+        self._again += max(0, min(offset, self._passed) - before)
+        if offset > self._passed:
+            self._passed = offset
+            self._check(offset)
+
+    def _remember(self) -> None:
+        offset, learner = self._learner.offset, self._learner
+        if offset not in self._stands:
+            states = [(model.name, *model.state()) for model in learner.models]
+            self._stands[offset] = _Stand(dict(learner.marks), states)
+        self._stands.move_to_end(offset)
+        while len(self._stands) > STANDS_MAX:
+            self._stands.popitem(last=False)
+
+    def _take_up(self, offset: int) -> None:
+        if offset in self._stands:
+            self._stands.move_to_end(offset)
+            stand = self._stands[offset]
+            models = [
+                MODELS[name].from_state(header, arrays) for name, header, arrays in stand.states
+            ]
+            self._learner = self._learner_of(models, stand.marks)
+        else:
+            self._learner = self._fresh()
+        self._learner.profiles.offset = offset
+        self._cursor = TrainingCursor(self._log, offset)
+
+    def _fresh(self) -> Learner:
+        return self._learner_of([make_model(name, self._kernel.names) for name in self.names], {})
+
+    def _learner_of(self, models: Sequence[Model], marks: dict[int, int]) -> Learner:
+        return Learner(self._schema, self._kernel.schema_hash, models, marks)
+
+    def _sorted_stops(self) -> list[int]:
+        found = (split_version(version) for version in self._published)
+        return sorted({parts[1] for parts in found if parts and 0 < parts[1] <= self.end})
+
+    def _check(self, offset: int) -> None:
+        """Compare what was published of this offset with the fold."""
+        for model in self._learner.models:
+            version = f"{model.name}@{offset}"
+            value = self._published.get(version)
+            if value is None:
+                continue
+            folded = encode(
+                model,
+                version=version,
+                training_offset=offset,
+                schema_hash=self._kernel.schema_hash,
+            )
+            (self.checks.equal if folded == value else self.checks.different).append(version)
