@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import make_model
+from models.snapshot import Snapshot
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.engine import Decisions, Engine, Version
+from pipeline.errors import SnapshotError
 from pipeline.evaluation import Quality, evaluate
 from pipeline.events import Label, Transactions
 from pipeline.features import FeatureKernel
@@ -73,7 +75,11 @@ class ReplayResult:
 
 
 class Replay:
-    """One pass over stored events; `decided` is called with every batch of decisions."""
+    """One pass over stored events; `decided` is called with every batch of decisions.
+
+    With a `snapshot`, its model alone scores, and nothing is learned: the profiles know of no
+    label either.
+    """
 
     def __init__(
         self,
@@ -82,10 +88,14 @@ class Replay:
         options: ReplayOptions,
         *,
         decided: Callable[[Decisions], None] | None = None,
+        snapshot: Snapshot | None = None,
     ) -> None:
         self._settings, self._options = settings, options
         self._decided = decided or (lambda decisions: None)
+        self._learns = snapshot is None
         names = (settings.model, *settings.challenger_names)
+        if snapshot is not None:
+            names = (snapshot.model.name,)
         self._waiting = MemoryWaiting(settings.feedback_limit)
         kernel = FeatureKernel(schema)
         models = [make_model(name, kernel.names) for name in names]
@@ -97,6 +107,8 @@ class Replay:
         self._tick_end_ms = 0
         self._training_seq = 0
         self.result = ReplayResult()
+        if snapshot is not None:
+            self._adopt_only(snapshot, kernel.schema_hash)
 
     def run(
         self, batches: Iterable[Labelled], progress: Callable[[ReplayResult], None]
@@ -126,16 +138,18 @@ class Replay:
 
     def _step(self, batch: Transactions, is_fraud: NDArray[np.int8]) -> None:
         first_ms = int(batch.event_time_ms[0])
-        if first_ms >= self._tick_end_ms:
+        if self._learns and first_ms >= self._tick_end_ms:
             tick_start_ms = first_ms // TICK_MS * TICK_MS
             self._learn_until(tick_start_ms)
             self._tick_end_ms = tick_start_ms + TICK_MS
         self._decide(batch, is_fraud)
-        self._due.append((batch, is_fraud))
+        if self._learns:
+            self._due.append((batch, is_fraud))
 
     def _decide(self, batch: Transactions, is_fraud: NDArray[np.int8]) -> None:
         decisions = self._engine.decide(batch)
-        self._waiting.add(decisions)
+        if self._learns:
+            self._waiting.add(decisions)
         self._decided(decisions)
         self._scores.add(decisions, is_fraud[decisions.rows])
         result = self.result
@@ -179,6 +193,15 @@ class Replay:
         )
         self._engine.adopt(champion, challengers)
         return champion.name
+
+    def _adopt_only(self, snapshot: Snapshot, schema_hash: str) -> None:
+        if snapshot.schema_hash != schema_hash:
+            raise SnapshotError(
+                f"snapshot {snapshot.version}: its features have the hash {snapshot.schema_hash}, "
+                f"those of the schema {schema_hash}: it was learned with another schema"
+            )
+        self._engine.adopt(Version(snapshot.model, snapshot.training_offset))
+        self.result.model_version = snapshot.version
 
 
 def _labels_of(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from models.snapshot import Snapshot, decode
 from pipeline.durations import DAY_MS
 from pipeline.engine import Decisions
 from pipeline.records import ACTIONS
@@ -88,6 +89,11 @@ class DecisionFile:
 @click.option(
     "--decisions", type=click.Path(dir_okay=False, path_type=Path), help="Parquet file to write."
 )
+@click.option(
+    "--snapshot", "snapshot_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Score with the model in this file (`fraudstream models save`); needs --no-learn.",
+)  # fmt: skip
+@click.option("--no-learn", is_flag=True, help="Learn nothing; needs --snapshot.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def replay(
     file: Path,
@@ -95,6 +101,8 @@ def replay(
     start: datetime | None,
     end: datetime | None,
     decisions: Path | None,
+    snapshot_file: Path | None,
+    no_learn: bool,
     as_json: bool,
 ) -> None:
     """Run the events of FILE (CSV or Parquet) through the core, and measure.
@@ -102,9 +110,17 @@ def replay(
     The same engine as the worker's; each label is learned when it would have become known. Ctrl-C
     ends it early with what was measured until then.
     """
+    if no_learn != (snapshot_file is not None):
+        raise click.UsageError(
+            "--snapshot and --no-learn go together: a file's model is not taught"
+        )
     settings = current_settings()
     options = ReplayOptions(label_delay, _milliseconds(start), _milliseconds(end))
-    result = _run(file, settings, options, decisions)
+    snapshot = decode(snapshot_file.read_bytes()) if snapshot_file else None
+    if snapshot is not None:
+        # The one model that runs is the one that is shown.
+        settings = replace(settings, model=snapshot.model.name, challengers="none")
+    result = _run(file, settings, options, decisions, snapshot)
     click.echo(_as_json(result, settings)) if as_json else _show(result, settings)
     if not result.finished:
         raise click.Abort
@@ -115,15 +131,20 @@ def _milliseconds(moment: datetime | None) -> int | None:
 
 
 def _run(
-    file: Path, settings: Settings, options: ReplayOptions, decisions: Path | None
+    file: Path,
+    settings: Settings,
+    options: ReplayOptions,
+    decisions: Path | None,
+    snapshot: Snapshot | None,
 ) -> ReplayResult:
     schema = load_schema(settings.schema)
     batches = ((batch.transactions(), batch.is_fraud) for batch in read_events(file, schema))
     with _progress(count_rows(file)) as report:
         if decisions is None:
-            return Replay(schema, settings, options).run(batches, report)
+            return Replay(schema, settings, options, snapshot=snapshot).run(batches, report)
         with DecisionFile(decisions) as out:
-            return Replay(schema, settings, options, decided=out.add).run(batches, report)
+            run = Replay(schema, settings, options, decided=out.add, snapshot=snapshot)
+            return run.run(batches, report)
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from models import make_model
-from models.snapshot import encode
+from models import MODELS, make_model
+from models.snapshot import decode, encode
 from pipeline.durations import DAY_MS
 from pipeline.features import FeatureKernel
 from pipeline.learner import Learner
@@ -16,10 +16,11 @@ from tests.strategies import CARD, MONDAY_MS, example
 KERNEL = FeatureKernel(CARD)
 HASH = KERNEL.schema_hash
 WIDTH = len(KERNEL.names)
+LONG = 2_200
 
 
 def learner(marks: dict[int, int] | None = None) -> Learner:
-    models = [make_model(name, KERNEL.names) for name in ("additive", "logistic")]
+    models = [make_model(name, KERNEL.names) for name in sorted(MODELS)]
     return Learner(CARD, HASH, models, marks)
 
 
@@ -49,14 +50,21 @@ def fold(into: Learner, examples: Sequence[TrainingExample], size: int = 1000) -
     return into
 
 
+def snapshots(of: Learner) -> list[bytes]:
+    return [encode(model, version="v", training_offset=0, schema_hash=HASH) for model in of.models]
+
+
 def state(of: Learner) -> list[bytes]:
     """All that a learner holds, as bytes."""
-    models = [
-        encode(model, version="v", training_offset=0, schema_hash=HASH) for model in of.models
-    ]
     rows = [table.blob(key) for table in of.profiles.tables for key in table.ids]
     ids = [repr(table.ids).encode() for table in of.profiles.tables]
-    return [*models, *rows, *ids]
+    return [*snapshots(of), *rows, *ids]
+
+
+@pytest.fixture(scope="module")
+def whole() -> list[bytes]:
+    """A long log learned at once: bins are cut anew with and without the whole sample."""
+    return state(fold(learner(), log(LONG), LONG))
 
 
 def rows_of(of: Learner) -> list[bytes]:
@@ -67,9 +75,22 @@ def test_the_same_log_gives_the_same_bytes() -> None:
     assert state(fold(learner(), log())) == state(fold(learner(), log()))
 
 
-@pytest.mark.parametrize("size", [1, 7, 50])
-def test_the_size_of_a_batch_never_changes_a_bit(size: int) -> None:
-    assert state(fold(learner(), log(), size)) == state(fold(learner(), log()))
+@pytest.mark.parametrize("size", [1, 7, 500, 1024])
+def test_the_size_of_a_batch_never_changes_a_bit(whole: list[bytes], size: int) -> None:
+    assert state(fold(learner(), log(LONG), size)) == whole
+
+
+@pytest.mark.parametrize("size", [101, 500])
+def test_restarts_from_snapshots_never_change_a_bit(whole: list[bytes], size: int) -> None:
+    """As a trainer's: the models come back from their bytes, the rows were kept."""
+    ours = learner()
+    for start in range(0, LONG, size):
+        restored = [decode(taken).model for taken in snapshots(ours)]
+        following = Learner(CARD, HASH, restored, ours.marks)
+        following.profiles = ours.profiles
+        ours = fold(following, log(LONG)[start : start + size], 97)
+
+    assert state(ours) == whole
 
 
 def test_the_order_of_the_log_matters() -> None:

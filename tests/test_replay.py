@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models import MODELS, make_model
+from models.snapshot import Snapshot, decode, encode
 from pipeline.durations import DAY_MS
 from pipeline.engine import Decisions
+from pipeline.errors import SnapshotError
 from pipeline.evaluation import quality_over_time
+from pipeline.features import FeatureKernel
+from pipeline.policy import Reasons
 from pipeline.replay import TICK_MS, Labelled, Replay, ReplayOptions, ReplayResult
 from pipeline.settings import Settings
 from producers.simulator import SimulatorOptions, simulate
@@ -32,16 +37,18 @@ class Said:
     """All that a replay decided."""
 
     scores: list[float] = field(default_factory=list)
-    challengers: list[float] = field(default_factory=list)
+    challengers: list[list[float]] = field(default_factory=list)
     actions: list[int] = field(default_factory=list)
+    reasons: list[Reasons] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
     times_ms: list[int] = field(default_factory=list)
     features: bytes = b""
 
     def add(self, decisions: Decisions) -> None:
-        [challenger] = decisions.challengers.values()
         self.scores += decisions.scores.tolist()
-        self.challengers += challenger.tolist()
+        watched = [scores.tolist() for scores in decisions.challengers.values()]
+        self.challengers += [list(given) for given in zip(*watched, strict=True)]
+        self.reasons += decisions.reasons
         self.actions += decisions.actions.tolist()
         self.versions += [decisions.model_version] * len(decisions)
         self.times_ms += decisions.transactions.event_time_ms.tolist()
@@ -99,14 +106,16 @@ def test_before_the_first_label_every_score_is_that_of_an_untrained_model() -> N
     assert len(set(said.scores)) > 100
 
 
-@pytest.mark.parametrize("size", [1, 7, 500])
-def test_the_size_of_a_batch_never_changes_a_bit(size: int) -> None:
-    whole = labelled()
+@pytest.mark.parametrize("champion", sorted(MODELS))
+@pytest.mark.parametrize("size", [1, 7, 500, 1024])
+def test_the_size_of_a_batch_never_changes_a_bit(size: int, champion: str) -> None:
+    whole = labelled(events=1_200)
     options = ReplayOptions(ODD_DELAY_MS)
-    result, said = replayed([whole], options, batch_events_max=1024)
+    models = {"model": champion, "challengers": ",".join(sorted(MODELS))}
+    result, said = replayed([whole], options, batch_events_max=1_200, **models)
 
-    for batches, limit in ((cut(whole, 1024), size), (cut(whole, size), 1024)):
-        again, other = replayed(batches, options, batch_events_max=limit)
+    for batches, limit in ((cut(whole, 1_200), size), (cut(whole, size), 1_200)):
+        again, other = replayed(batches, options, batch_events_max=limit, **models)
 
         assert other == said
         assert again.quality == result.quality
@@ -317,3 +326,49 @@ def test_the_first_moment_may_be_any() -> None:
     result, _ = replayed([(batch, np.zeros(1, dtype=np.int8))], ReplayOptions(0))
 
     assert (result.first_ms, result.last_ms) == (MONDAY_MS + 17, MONDAY_MS + 17)
+
+
+def snapshot_of(schema_hash: str | None = None) -> Snapshot:
+    """Give a model that has learned something, as a file would hold it."""
+    kernel = FeatureKernel(CARD)
+    model = make_model("additive", kernel.names)
+    rows = np.random.default_rng(4).normal(2.0, 2.0, (200, len(kernel.names)))
+    is_fraud = (np.arange(200) % 4 == 0).astype(np.int8)
+    model.learn(rows.astype(np.float32), is_fraud, np.ones(200))
+    data = encode(
+        model,
+        version="additive@200",
+        training_offset=200,
+        schema_hash=schema_hash or kernel.schema_hash,
+    )
+    return decode(data)
+
+
+@pytest.mark.parametrize("size", [1, 7, 500, 1_024])
+def test_with_a_snapshot_nothing_is_learned(size: int) -> None:
+    events, is_fraud = labelled()
+    given = snapshot_of()
+    decided: list[Decisions] = []
+    run = Replay(
+        CARD,
+        Settings(batch_events_max=size),
+        ReplayOptions(HOUR_MS),
+        decided=decided.append,
+        snapshot=given,
+    )
+
+    result = run.run([(events, is_fraud)], lambda _: None)
+
+    features = np.concatenate([part.features for part in decided])
+    scores = np.concatenate([part.scores for part in decided])
+    assert {part.model_version for part in decided} == {"additive@200"} == {result.model_version}
+    assert {part.label_offset for part in decided} == {0}
+    assert scores.tobytes() == snapshot_of().model.score(features).scores.tobytes()
+    assert len(set(scores.tolist())) > 50
+    assert (result.events, result.labels) == (600, {})
+    assert list(result.quality) == ["additive"]
+
+
+def test_a_snapshot_of_other_features_is_refused() -> None:
+    with pytest.raises(SnapshotError, match=r"additive@200: its features have the hash other"):
+        Replay(CARD, Settings(), ReplayOptions(HOUR_MS), snapshot=snapshot_of("other"))
