@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from consumers.log_reader import LogReader
 from consumers.model_topic import read_models
@@ -12,7 +13,7 @@ from pipeline.feature_verification import FeaturesVerified, FeatureVerification
 from pipeline.features import FeatureKernel
 from pipeline.partitioner import partition_of
 from pipeline.policy import Policy
-from pipeline.records import DecisionRecord, TrainingExample, decode_decisions, decode_examples
+from pipeline.records import DecisionRecord, decode_decisions, decode_examples
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 from pipeline.topics import DECISIONS, TRAINING, TRANSACTIONS
@@ -25,7 +26,7 @@ from pipeline.verification import (
     differences,
     place_of,
 )
-from pipeline.version_fold import TrainingLog, VersionFold
+from pipeline.version_fold import TrainingLog, TrainingRecords, VersionFold
 
 Thresholds = tuple[float, float]
 """From which score on a transaction is reviewed, and from which it is declined."""
@@ -94,6 +95,17 @@ class RecordedLogs:
         self._recomputation = Recomputation(
             kernel, self.fold, self._policies, champion_only=champion_only
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.fold.close()
 
     @property
     def decisions(self) -> int:
@@ -181,7 +193,7 @@ class RecordedLogs:
 def training_log(servers: str) -> TrainingLog:
     """Give the training log as the core reads it."""
 
-    def read(start: int) -> Iterator[tuple[int, TrainingExample | None]]:
+    def read(start: int) -> TrainingRecords:
         with LogReader(servers, TRAINING) as reader:
             reader.seek(start)
             for chunk in reader.chunks():

@@ -66,13 +66,12 @@ def verify(
     if (transaction_id is None) != everything or (features and not everything):
         raise click.UsageError("give either a TRANSACTION_ID, or --all, perhaps with --features")
     settings = current_settings()
-    logs = RecordedLogs(
-        kafka_servers_of(settings), load_schema(settings.schema), settings, **options
-    )
-    if transaction_id is None:
-        _verify_all(logs, features=features, as_json=as_json)
-    else:
-        _verify_one(logs, transaction_id, key, as_json=as_json)
+    schema = load_schema(settings.schema)
+    with RecordedLogs(kafka_servers_of(settings), schema, settings, **options) as logs:
+        if transaction_id is None:
+            _verify_all(logs, features=features, as_json=as_json)
+        else:
+            _verify_one(logs, transaction_id, key, as_json=as_json)
 
 
 def _verify_all(logs: RecordedLogs, *, features: bool, as_json: bool) -> None:

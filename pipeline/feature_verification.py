@@ -119,6 +119,8 @@ class FeatureVerification:
                 self._unexpected(decision)
         except KeyboardInterrupt:
             self.result.finished = False
+        finally:
+            self._cursor.close()
         return self.result
 
     def _fold(self, chunk: Sequence[Recorded], decided: _Decided) -> None:

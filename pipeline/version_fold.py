@@ -11,7 +11,7 @@ taken up and folded on from there.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from models import MODELS, make_model
@@ -32,9 +32,10 @@ BATCH_EXAMPLES_MAX = 2_000
 # An offset of more digits does not fit 63 bits.
 OFFSET_DIGITS_MAX = 18
 
-TrainingLog = Callable[[int], Iterator[tuple[int, TrainingExample | None]]]
-"""Gives the training log from an offset on: each record's offset and example, `None` where it
-is none."""
+TrainingRecords = Generator[tuple[int, TrainingExample | None], None, None]
+"""The offset and the example of each record, `None` where it is none; closed by its reader."""
+TrainingLog = Callable[[int], TrainingRecords]
+"""Gives the training log from an offset on."""
 
 
 def split_version(version: str) -> tuple[str, int] | None:
@@ -50,7 +51,7 @@ class TrainingCursor:
 
     def __init__(self, log: TrainingLog, start: int = 0) -> None:
         self._log, self._start = log, start
-        self._records: Iterator[tuple[int, TrainingExample | None]] | None = None
+        self._records: TrainingRecords | None = None
         self._next: tuple[int, TrainingExample | None] | None = None
 
     def until(self, offset: int) -> Iterator[list[TrainingExample]]:
@@ -65,6 +66,11 @@ class TrainingCursor:
                 batch = []
         if batch:
             yield batch
+
+    def close(self) -> None:
+        """Let go of the log."""
+        if self._records is not None:
+            self._records.close()
 
     def _peek(self) -> tuple[int, TrainingExample | None] | None:
         if self._records is None:
@@ -159,6 +165,10 @@ class VersionFold:
         checked = {*self.checks.equal, *self.checks.different}
         self.checks.unchecked = [name for name in self._published if name not in checked]
 
+    def close(self) -> None:
+        """Let go of the log."""
+        self._cursor.close()
+
     def _taken(self, version: str) -> Model | str:
         if version in self._published and version not in self._beyond:
             try:
@@ -215,6 +225,7 @@ class VersionFold:
         else:
             self._learner = self._fresh()
         self._learner.profiles.offset = offset
+        self._cursor.close()
         self._cursor = TrainingCursor(self._log, offset)
 
     def _fresh(self) -> Learner:

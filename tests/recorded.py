@@ -17,7 +17,7 @@ from pipeline.learner import Learner
 from pipeline.profiles import MemoryProfiles
 from pipeline.records import TrainingExample, encode_record, pack_features
 from pipeline.settings import Settings
-from pipeline.version_fold import TrainingLog
+from pipeline.version_fold import TrainingLog, TrainingRecords
 from tests.strategies import CARD, MONDAY_MS, example, traffic
 
 KERNEL = FeatureKernel(CARD)
@@ -58,7 +58,7 @@ def training(count: int = 400) -> list[TrainingExample | None]:
 def as_log(examples: Sequence[TrainingExample | None]) -> TrainingLog:
     """Give examples as the log that the core reads."""
 
-    def read(start: int) -> Iterator[tuple[int, TrainingExample | None]]:
+    def read(start: int) -> TrainingRecords:
         yield from zip(range(start, len(examples)), examples[start:], strict=True)
 
     return read

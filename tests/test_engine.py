@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models import make_model
+from models import MODELS, make_model
 from pipeline.engine import Decisions, Engine, Version
 from pipeline.events import Transactions
 from pipeline.feedback import MemoryWaiting
@@ -20,10 +20,11 @@ SETTINGS = Settings(review_score_min=0.02, decline_score_min=0.2)
 class World:
     """An engine with its learner, as replay has them; some traffic is decided and learned."""
 
-    def __init__(self, *, learned_events: int = 400) -> None:
+    def __init__(self, *, learned_events: int = 400, champion: str = "additive") -> None:
         self.waiting = MemoryWaiting(10_000)
         kernel = Engine(CARD, SETTINGS, _no_profiles(), self.waiting).kernel
-        models = [make_model(name, kernel.names) for name in ("additive", "logistic")]
+        names = sorted(MODELS, key=lambda name: (name != champion, name))
+        models = [make_model(name, kernel.names) for name in names]
         self.learner = Learner(CARD, kernel.schema_hash, models)
         profiles = MemoryProfiles(CARD, self.learner.profiles)
         self.engine = Engine(CARD, SETTINGS, profiles, self.waiting)
@@ -207,12 +208,17 @@ def test_a_label_of_what_was_never_decided_is_unknown(world: World) -> None:
     assert (settled.path, settled.decision) == ("unknown", None)
 
 
-@pytest.mark.parametrize("size", [1, 7])
-def test_the_size_of_a_batch_changes_no_decision(size: int) -> None:
-    batch, whole, cut = traffic(32, 100), World(), World()
-    expected = whole.engine.decide(batch)
+@pytest.mark.parametrize("champion", sorted(MODELS))
+@pytest.mark.parametrize("size", [1, 7, 500, 1024])
+def test_the_size_of_a_batch_changes_no_decision(size: int, champion: str) -> None:
+    batch, whole, cut = traffic(32, 1_100), World(champion=champion), World(champion=champion)
+    places = range(1_100)
+    expected = whole.engine.decide(batch).records("transactions", 0, places)
 
-    parts = [cut.engine.decide(batch.slice(start, start + size)) for start in range(0, 100, size)]
+    found = []
+    for start in range(0, len(batch), size):
+        part = cut.engine.decide(batch.slice(start, start + size))
+        found += part.records("transactions", 0, places[start : start + size])
 
-    assert np.concatenate([part.scores for part in parts]).tobytes() == expected.scores.tobytes()
-    assert [reasons for part in parts for reasons in part.reasons] == expected.reasons
+    assert [encode_record(one) for one in found] == [encode_record(one) for one in expected]
+    assert {len(one.challengers) for one in found} == {len(MODELS) - 1}
