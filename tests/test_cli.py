@@ -115,23 +115,33 @@ def test_the_help_loads_no_command(tmp_path: Path) -> None:
     assert lines(done.stdout)[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_that_shows_its_settings(command: str, run: CommandLine) -> None:
-    done = run(command, "--help")
+def parts_of(command: str) -> dict[str, click.Command]:
+    """Give a command by its words; of one that has commands of its own, those."""
+    found = cli.get_command(click.Context(cli), command)
+    assert found is not None
+    if isinstance(found, click.Group):
+        return {f"{command} {name}": part for name, part in found.commands.items()}
+    return {command: found}
+
+
+WORDS = [words for command in COMMANDS for words in parts_of(command)]
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_every_command_has_help_that_shows_its_settings(words: str, run: CommandLine) -> None:
+    done = run(*words.split(), "--help")
 
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("Usage: ")
-    assert f" {command} " in lines(done.out)[0]
-    for name in COMMANDS[command].settings:
+    assert f" {words} " in lines(done.out)[0]
+    for name in COMMANDS[words.split(maxsplit=1)[0]].settings:
         assert f"--{name.replace('_', '-')} " in done.out
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_setting_is_a_flag_of_every_command(command: str) -> None:
-    found = cli.get_command(click.Context(cli), command)
-    assert found is not None
+@pytest.mark.parametrize("words", WORDS)
+def test_every_setting_is_a_flag_of_every_command(words: str) -> None:
+    names = [option.name for option in parts_of(words.split(maxsplit=1)[0])[words].params]
 
-    names = [option.name for option in found.params]
     assert {setting.name for setting in SETTINGS} <= set(names)
     assert len(names) == len(set(names))
 
