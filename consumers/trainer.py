@@ -21,6 +21,7 @@ import msgspec
 from kafka import KafkaConsumer, TopicPartition
 
 from consumers.model_feed import CHAMPION_KEY, Champion
+from consumers.model_topic import read_models
 from consumers.outbox_publisher import OutboxPublisher
 from consumers.redis_store import RedisStore, as_bytes
 from models import make_model
@@ -35,7 +36,7 @@ from pipeline.learner import Learner
 from pipeline.records import TrainingExample, decode_examples
 from pipeline.schema import Schema
 from pipeline.settings import Settings
-from pipeline.topics import MODELS, SNAPSHOT_BYTES_MAX, TRAINING
+from pipeline.topics import MODELS, TRAINING
 from pipeline.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class Trainer:
         """Stand where the store stands, with models folded to there."""
         position = await self._input.recover() or "0:0"
         committed, self._steps = (int(part) for part in position.split(":"))
-        snapshots, pointer = await asyncio.to_thread(self._read_models, consumer)
+        snapshots, pointer = await asyncio.to_thread(self._read_models)
         start = self._restored(snapshots, pointer, committed)
         place = TopicPartition(TRAINING, 0)
         end = (await asyncio.to_thread(consumer.end_offsets, [place]))[place]
@@ -142,28 +143,15 @@ class Trainer:
         self._published_offset = pointer.training_offset
         return pointer.training_offset
 
-    def _read_models(self, consumer: Any) -> tuple[dict[str, Snapshot], Champion | None]:
-        place = TopicPartition(MODELS, 0)
-        consumer.assign([place])
-        consumer.seek_to_beginning(place)
-        end = consumer.end_offsets([place])[place]
+    def _read_models(self) -> tuple[dict[str, Snapshot], Champion | None]:
+        published = read_models(self._servers)
         snapshots: dict[str, Snapshot] = {}
-        pointer: Champion | None = None
-        while consumer.position(place) < end:
-            for record in _polled(consumer, BATCH_EXAMPLES_MAX):
-                if record.key == CHAMPION_KEY:
-                    pointer = msgspec.json.decode(record.value, type=Champion)
-                elif record.value is None:
-                    snapshots.pop(record.key.decode(), None)
-                else:
-                    self._take(snapshots, record)
-        return snapshots, pointer
-
-    def _take(self, snapshots: dict[str, Snapshot], record: Any) -> None:
-        try:
-            snapshots[record.key.decode()] = decode(record.value)
-        except SnapshotError as error:
-            logger.error("snapshot refused: key=%r reason=%s", record.key, error)
+        for version, data in published.snapshots.items():
+            try:
+                snapshots[version] = decode(data)
+            except SnapshotError as error:
+                logger.error("snapshot refused: version=%r reason=%s", version, error)
+        return snapshots, published.champion
 
     async def _poll(self, consumer: Any, most: int = BATCH_EXAMPLES_MAX) -> list[Any]:
         return await asyncio.to_thread(_polled, consumer, min(most, BATCH_EXAMPLES_MAX))
@@ -276,7 +264,7 @@ def _consumer(servers: str) -> Any:
         enable_auto_commit=False,
         auto_offset_reset="none",
         fetch_max_wait_ms=POLL_MS,
-        max_partition_fetch_bytes=max(FETCH_BYTES_MAX, SNAPSHOT_BYTES_MAX),
+        max_partition_fetch_bytes=FETCH_BYTES_MAX,
     )
 
 
