@@ -15,6 +15,8 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from consumers.dead_letters import HEADER
+from pipeline.feature_drift import FeaturePsi
+from pipeline.features import FeatureKernel
 from pipeline.metric_samples import Sample
 from pipeline.metrics import metrics_endpoint, registry_of
 from pipeline.monitor_samples import monitor_samples
@@ -98,12 +100,23 @@ class MonitorProcess:
             with self._lock:
                 for place, records in polled.items():
                     observe(self.monitor, place.topic, records)
+                self._note_behind(consumer)
+
+    def _note_behind(self, consumer: KafkaConsumer) -> None:
+        """Tell how far the reading is behind the ends, as the last answers of the broker said."""
+        behind = dict.fromkeys(READ_TOPICS, 0)
+        for place in consumer.assignment():
+            end = consumer.highwater(place)
+            if end is not None:
+                behind[place.topic] += max(0, end - consumer.position(place))
+        self.monitor.behind = behind
 
 
 def observe(monitor: Monitor, topic: str, records: Sequence[Any]) -> None:
     """Give the records of one partition to the monitor."""
     if topic == DECISIONS:
-        monitor.observe_decisions(list(decode_decisions(record.value for record in records)))
+        decisions = list(decode_decisions(record.value for record in records))
+        monitor.observe_decisions(decisions, published_ms=records[-1].timestamp)
     elif topic == TRAINING:
         examples = list(decode_examples(record.value for record in records))
         monitor.observe_examples(examples, training_end=records[-1].offset + 1)
@@ -129,10 +142,13 @@ def build_monitor(
 ) -> MonitorProcess:
     """Put a monitor together; nothing is connected before `run`."""
     schema = load_schema(settings.schema)
+    kernel = FeatureKernel(schema)
     monitor = Monitor(
         window_events=settings.quality_window_events,
         entity=schema.entities[0].name,
         minor_digits=schema.minor_digits,
+        features=FeaturePsi(kernel.names),
+        schema_hash=kernel.schema_hash,
     )
     return MonitorProcess(monitor, settings, kafka_servers=kafka_servers, from_start=from_start)
 

@@ -68,7 +68,7 @@ def seconds(name: str, labels: tuple[str, ...], value_ms: float | None) -> Itera
         yield name, labels, value_ms / 1000
 
 
-def by_label(name: str, values: Iterable[tuple[str, int | Buckets]]) -> Iterator[Sample]:
+def by_label(name: str, values: Iterable[tuple[str, float | Buckets]]) -> Iterator[Sample]:
     """Give a sample for each value of the one label."""
     # A list is made at once: the process that owns the numbers may go on adding keys.
     for label, value in list(values):

@@ -78,6 +78,12 @@ _MONITOR = _rows(
     ("fraud_log_loss", "gauge", "Log loss over the window, in nats", ("model",)),
     ("fraud_brier_score", "gauge", "Brier score over the window", ("model",)),
     ("fraud_average_precision_ratio", "gauge", "Average precision over the window", ("model",)),
+    (
+        "fraud_calibration_error_ratio",
+        "gauge",
+        "Mean distance of score and fraud rate over the window",
+        ("model",),
+    ),
     ("fraud_quality_window_events", "gauge", "Labelled events in the window", ("model",)),
     ("fraud_quality_window_frauds", "gauge", "Frauds in the window", ("model",)),
     (
@@ -97,6 +103,28 @@ _MONITOR = _rows(
     ("fraud_log_loss_nats_total", "counter", "Sum of log losses of judged events", ("model",)),
     ("fraud_squared_errors_total", "counter", "Sum of squared errors", ("model",)),
     ("fraud_model_scores_ignored_total", "counter", "Scores of models beyond the limit", ()),
+    ("fraud_version_log_loss", "gauge", "Log loss of a day's versions", ("model", "day")),
+    ("fraud_version_brier_score", "gauge", "Brier score of a day's versions", ("model", "day")),
+    (
+        "fraud_version_average_precision_ratio",
+        "gauge",
+        "Average precision of a day's versions",
+        ("model", "day"),
+    ),
+    ("fraud_version_labels", "gauge", "Labels of that day's decisions", ("model", "day")),
+    ("fraud_version_frauds", "gauge", "Frauds among them", ("model", "day")),
+    (
+        "fraud_version_first_training_offset",
+        "gauge",
+        "Training offset of the first version judged of a day",
+        ("model", "day"),
+    ),
+    (
+        "fraud_version_last_training_offset",
+        "gauge",
+        "Training offset of the last version judged of a day",
+        ("model", "day"),
+    ),
     ("fraud_label_delay_seconds", "histogram", "Label time minus event time", ("source",)),
     (
         "fraud_label_corrections_total",
@@ -120,6 +148,25 @@ _MONITOR = _rows(
     ("fraud_score_psi_events", "gauge", "Scores in the window of the PSI", ()),
     ("fraud_score_psi_reference_events", "gauge", "Scores in the reference of the PSI", ()),
     (
+        "fraud_feature_psi",
+        "gauge",
+        "PSI of a feature against its reference: 0.1 is a warning, 0.25 is drift",
+        ("feature",),
+    ),
+    ("fraud_feature_psi_events", "gauge", "Events in the window of the features' PSI", ()),
+    (
+        "fraud_feature_psi_reference_events",
+        "gauge",
+        "Events in the reference of the features' PSI",
+        (),
+    ),
+    (
+        "fraud_features_ignored_total",
+        "counter",
+        "Decisions whose features are of another schema",
+        (),
+    ),
+    (
         "fraud_drift_detected_total",
         "counter",
         "Changes found; a rise of the error is drift",
@@ -129,6 +176,18 @@ _MONITOR = _rows(
         "fraud_drift_last_event_timestamp_seconds",
         "gauge",
         "Event time of the last change found",
+        ("detector", "target", "direction"),
+    ),
+    (
+        "fraud_drift_last_error_before_ratio",
+        "gauge",
+        "Mean squared error before the last change found",
+        ("detector", "target", "direction"),
+    ),
+    (
+        "fraud_drift_last_error_after_ratio",
+        "gauge",
+        "Mean squared error after the last change found",
         ("detector", "target", "direction"),
     ),
     ("fraud_drift_error_ratio", "gauge", "Mean squared error since the last change", ()),
@@ -146,9 +205,16 @@ _MONITOR = _rows(
         ("model",),
     ),
     ("fraud_last_event_timestamp_seconds", "gauge", "Highest event time decided", ()),
+    (
+        "fraud_last_decision_timestamp_seconds",
+        "gauge",
+        "When the latest decision was published, by the clock of the log",
+        (),
+    ),
     ("fraud_observed_dead_letters_total", "counter", "Dead letters read", ("reason",)),
     ("fraud_records_repeated_total", "counter", "Records that came again", ("topic",)),
     ("fraud_records_refused_total", "counter", "Records not of our format", ("topic",)),
+    ("fraud_monitor_behind_records", "gauge", "Records not read yet", ("topic",)),
 )
 
 METRICS: tuple[MetricRow, ...] = (*_WORKER, *_TRAINER, *_MONITOR)

@@ -21,15 +21,26 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from pipeline.counts import Buckets
 from pipeline.drift import Detection, ErrorDrift, ScorePsi
+from pipeline.durations import DAY_MS
 from pipeline.errors import REASONS
 from pipeline.events import SOURCES
+from pipeline.feature_drift import FeaturePsi
 from pipeline.label_maturity import LabelledShare, LabelMaturity
 from pipeline.prequential import PrequentialWindow, Totals, WindowQuality
-from pipeline.records import ACTIONS, Action, DecisionRecord, TrainingExample
+from pipeline.records import (
+    ACTIONS,
+    FEATURE_DTYPE,
+    Action,
+    DecisionRecord,
+    TrainingExample,
+)
 from pipeline.top_cards import CardPrecision
 from pipeline.topics import DEAD_LETTERS, DECISIONS, TRAINING
+from pipeline.version_quality import VersionQuality
 
 READ_TOPICS = (DECISIONS, TRAINING, DEAD_LETTERS)
 
@@ -42,6 +53,9 @@ OTHER = "other"
 DEAD_LETTERS_REMEMBERED = 10_000
 # Scores of a model that has learned almost nothing are no reference to pin.
 REFERENCE_EXAMPLES_MIN = 1_000
+# Features look back over a month: those of a stream younger than that grow with its age, and would
+# be no reference for later ones.
+REFERENCE_AGE_MS = 30 * DAY_MS
 
 LABELLED_AGES_DAYS = (7, 30, 60)
 
@@ -83,6 +97,7 @@ class MonitorView:
     card_precision_days: int
     drift_detections: tuple[Detection, ...]
     score_psi: float | None
+    feature_psi: dict[str, float]
     dead_letters: dict[str, int]
 
 
@@ -107,10 +122,11 @@ def trained_to(version: str) -> int | None:
 
 @dataclass(slots=True)
 class _Scores:
-    """What one model said of the examples of a batch: rows and scores."""
+    """What one model said of the examples of a batch: rows, scores, and how far it had learned."""
 
     rows: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
 
 
 class Monitor:
@@ -126,6 +142,10 @@ class Monitor:
         2 where 1.00 is 100 minor units.
     psi
         The index of the score; give one of other limits for a small stream.
+    features
+        The index of each feature; without it features are not looked at.
+    schema_hash
+        Names the features that `features` knows; those of other decisions are counted, not read.
     """
 
     def __init__(
@@ -135,6 +155,8 @@ class Monitor:
         entity: str = "card",
         minor_digits: int = 2,
         psi: ScorePsi | None = None,
+        features: FeaturePsi | None = None,
+        schema_hash: str = "",
     ) -> None:
         self.window_events = window_events
         self.entity = entity
@@ -146,6 +168,10 @@ class Monitor:
         self.windows: dict[str, PrequentialWindow] = {}
         self.drift = ErrorDrift()
         self.psi = psi or ScorePsi()
+        self.features = features or FeaturePsi(())
+        self.schema_hash = schema_hash
+        self.features_ignored = 0
+        self.versions = VersionQuality()
         self.maturity = LabelMaturity()
         self.card_precision = CardPrecision()
         self.dead_letters: dict[str, int] = {**dict.fromkeys(REASONS, 0), OTHER: 0}
@@ -153,7 +179,10 @@ class Monitor:
         self.refused = dict.fromkeys(READ_TOPICS, 0)
         self.corrections = {"inside": 0, "outside": 0}
         self.model_scores_ignored = 0
+        self.first_event_ms: int | None = None
         self.last_event_ms: int | None = None
+        self.last_published_ms: int | None = None
+        self.behind = dict.fromkeys(READ_TOPICS, 0)
         self.model_version: str | None = None
         self.training_end: int | None = None
         self._decision_marks: dict[tuple[str, int], int] = {}
@@ -161,8 +190,15 @@ class Monitor:
         self._dead_places: OrderedDict[tuple[str, str, str], None] = OrderedDict()
         self._currencies: set[str] = set()
 
-    def observe_decisions(self, records: Sequence[DecisionRecord | None]) -> None:
-        """Take decisions; those of one partition in the order of its log, `None` for a bad one."""
+    def observe_decisions(
+        self, records: Sequence[DecisionRecord | None], *, published_ms: int | None = None
+    ) -> None:
+        """Take decisions; those of one partition in the order of its log, `None` for a bad one.
+
+        `published_ms` is when the last of them was published, by the clock of who did.
+        """
+        if published_ms is not None:
+            self.last_published_ms = max(published_ms, self.last_published_ms or published_ms)
         fresh = [record for record in records if record is not None and self._is_new(record)]
         self.refused[DECISIONS] += records.count(None)
         if not fresh:
@@ -172,10 +208,15 @@ class Monitor:
         for record in fresh:
             self._count(record)
         self.model_version = fresh[-1].model_version
-        newest = max(record.event_time for record in fresh)
-        self.last_event_ms = max(newest, self.last_event_ms or newest)
+        moments = [record.event_time for record in fresh]
+        if self.first_event_ms is None or self.last_event_ms is None:
+            self.first_event_ms = self.last_event_ms = moments[0]
+        self.first_event_ms = min(self.first_event_ms, *moments)
+        self.last_event_ms = max(self.last_event_ms, *moments)
         if (trained_to(self.model_version) or 0) >= REFERENCE_EXAMPLES_MIN:
             self.psi.observe(scores)
+        if self.features.names:
+            self._observe_features(fresh)
 
     def observe_examples(
         self, examples: Sequence[TrainingExample | None], *, training_end: int | None = None
@@ -239,8 +280,36 @@ class Monitor:
             card_precision_days=self.card_precision.days,
             drift_detections=self.drift.detections,
             score_psi=self.psi.value,
+            feature_psi=self.features.values,
             dead_letters=dict(self.dead_letters),
         )
+
+    def _observe_features(self, fresh: Sequence[DecisionRecord]) -> None:
+        """Compare features, from the first decision on that is fit to be of the reference."""
+        width = len(self.features.names) * FEATURE_DTYPE.itemsize
+        known = [
+            record
+            for record in fresh
+            if record.schema_hash == self.schema_hash and len(record.features) == width
+        ]
+        self.features_ignored += len(fresh) - len(known)
+        if not self.features.reference_count:
+            known = known[self._first_settled(known) :]
+        if not known:
+            return
+        joined = b"".join(record.features for record in known)
+        rows = np.frombuffer(joined, FEATURE_DTYPE).reshape(len(known), -1)
+        self.features.observe(rows, np.array([record.event_time for record in known], np.int64))
+
+    def _first_settled(self, records: Sequence[DecisionRecord]) -> int:
+        """Give the place of the first decision of a stream and a model that are old enough."""
+        assert self.first_event_ms is not None
+        settled_ms = self.first_event_ms + REFERENCE_AGE_MS
+        for place, record in enumerate(records):
+            learned = trained_to(record.model_version) or 0
+            if record.event_time >= settled_ms and learned >= REFERENCE_EXAMPLES_MIN:
+                return place
+        return len(records)
 
     def _is_new(self, record: DecisionRecord) -> bool:
         topic, partition, offset = record.source
@@ -300,9 +369,12 @@ class Monitor:
                 self.model_scores_ignored += len(said.rows)
                 continue
             judged = [examples[row] for row in said.rows]
+            is_fraud = [example.is_fraud for example in judged]
+            moments = [example.event_time for example in judged]
+            self.versions.observe(name, said.scores, is_fraud, moments, said.offsets)
             window.observe(
                 said.scores,
-                [example.is_fraud for example in judged],
+                is_fraud,
                 [_delay_ms(example) for example in judged],
                 examples=[(example.partition, example.training_seq) for example in judged],
             )
@@ -318,6 +390,10 @@ class Monitor:
             for window in self.windows.values()
         ]
         self.corrections["inside" if any(found) else "outside"] += 1
+        for name, said in _by_model([example]).items():
+            self.versions.correct(
+                name, said.scores[0], example.event_time, is_fraud=example.is_fraud
+            )
 
     def _window(self, name: str) -> PrequentialWindow | None:
         if name not in self.windows and len(self.windows) < MODELS_MAX:
@@ -330,13 +406,14 @@ def _by_model(examples: Sequence[TrainingExample]) -> Mapping[str, _Scores]:
     for row, example in enumerate(examples):
         # First, so that it has its window; and alone under its name, since after a rollback
         # another version of it may watch.
-        given = {model_name(example.model_version): example.score}
+        given = {model_name(example.model_version): (example.score, example.model_version)}
         for version, score in example.challengers.items():
-            given.setdefault(model_name(version), score)
-        for name, score in given.items():
+            given.setdefault(model_name(version), (score, version))
+        for name, (score, version) in given.items():
             said = models[name]
             said.rows.append(row)
             said.scores.append(score)
+            said.offsets.append(trained_to(version) or 0)
     return models
 
 

@@ -21,6 +21,7 @@ from pipeline.evaluation import (
     Bools,
     Floats,
     average_precision,
+    calibration_error,
     columns,
     log_losses,
     mean_or_none,
@@ -47,6 +48,7 @@ class WindowQuality:
     log_loss: float | None
     brier: float | None
     average_precision: float | None
+    calibration_error: float | None
     label_delay_ms_median: float | None
     slow_label_share: float | None
 
@@ -157,6 +159,7 @@ class PrequentialWindow:
             log_loss=mean_or_none(log_losses(score, fraud)),
             brier=mean_or_none(squared_errors(score, fraud)),
             average_precision=average_precision(score, fraud),
+            calibration_error=calibration_error(score, fraud),
             label_delay_ms_median=float(np.median(delay_ms)) if count else None,
             slow_label_share=mean_or_none((delay_ms >= SLOW_LABEL_MS).astype(np.float64)),
         )

@@ -138,7 +138,7 @@ def _quality(state: DemoState, view: MonitorView) -> Table:
         window = view.quality[name]
         grid.add_row(f"average precision, {name}", f"{values[-1]:.3f}", spark(values))
         grid.add_row("", f"log loss {window.log_loss:.4f}", f"last {window.events:,} labelled")
-    grid.add_row("drift of the error (ADWIN)", *_drift(view))
+    grid.add_row("drift of the error", *_drift(view))
     psi = "-" if view.score_psi is None else f"{view.score_psi:.3f}"
     grid.add_row("PSI of the score", psi, "0.1 is a shift, 0.25 a large one")
     return grid
@@ -151,7 +151,7 @@ def _drift(view: MonitorView) -> tuple[str, str]:
     last = rises[-1]
     moment = datetime.fromtimestamp(last.event_time_ms / 1000, UTC)
     change = f"error {last.error_before:.4f} -> {last.error_after:.4f}"
-    return f"{len(rises)}", f"last {moment:%Y-%m-%d %H:%M}, {change}"
+    return f"{len(rises)}", f"last {moment:%Y-%m-%d %H:%M} by {last.detector}, {change}"
 
 
 def _alerts(state: DemoState) -> Table:

@@ -22,8 +22,40 @@ def test_a_rise_of_the_error_is_found_soon_after_it_and_named() -> None:
     assert first.direction == "rise"
     assert 5_000_000 < first.event_time_ms < 5_500_000
     assert first.error_after > first.error_before
-    assert detector.counts["rise"] == len(detector.detections)
-    assert detector.last_event_ms["rise"] == detector.detections[-1].event_time_ms
+    assert sum(detector.counts.values()) == len(detector.detections)
+    assert detector.last["adwin", "rise"] == first
+
+
+def test_page_hinkley_finds_the_rise_as_well_and_says_what_it_was_before_and_after() -> None:
+    scores, is_fraud = errors_that_rise(at=5000, events=8000)
+    detector = ErrorDrift()
+
+    detector.observe(scores, is_fraud, range(0, 8_000_000, 1000))
+
+    found = detector.last["page_hinkley", "rise"]
+    assert 5_000_000 < found.event_time_ms < 5_500_000
+    assert found.error_before == pytest.approx(0.02, abs=0.01)
+    assert found.error_after > 0.05
+    assert detector.counts["page_hinkley", "rise"] == 1
+
+
+def test_page_hinkley_finds_a_model_that_got_better() -> None:
+    detector = ErrorDrift()
+
+    detector.observe([0.5] * 3000 + [0.02] * 2000, [False] * 5000, range(5000))
+
+    assert detector.counts["page_hinkley", "fall"] == 1
+    assert 3000 < detector.last["page_hinkley", "fall"].event_time_ms < 3500
+
+
+def test_a_steady_error_of_a_good_model_raises_no_false_alarm() -> None:
+    chance = np.random.default_rng(3)
+    scores = chance.beta(0.05, 10, 200_000)
+    detector = ErrorDrift()
+
+    detector.observe(scores, chance.random(len(scores)) < scores, range(len(scores)))
+
+    assert sum(detector.counts.values()) == 0
 
 
 def test_a_steady_error_is_no_drift() -> None:
@@ -32,7 +64,7 @@ def test_a_steady_error_is_no_drift() -> None:
 
     detector.observe(scores, is_fraud, range(20_000))
 
-    assert detector.counts == {"rise": 0, "fall": 0}
+    assert set(detector.counts.values()) == {0}
     assert (detector.events, detector.window_events) == (20_000, 20_000)
     assert detector.error_mean == pytest.approx(0.02, abs=0.01)
 

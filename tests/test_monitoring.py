@@ -6,9 +6,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from pipeline.drift import ScorePsi
+from pipeline.drift import DETECTORS, ScorePsi
 from pipeline.durations import DAY_MS
 from pipeline.evaluation import evaluate
+from pipeline.feature_drift import FeaturePsi
 from pipeline.label_maturity import DAYS_KEPT, LabelledShare, LabelMaturity
 from pipeline.metrics import registry_of
 from pipeline.monitor_samples import monitor_samples
@@ -21,7 +22,7 @@ from pipeline.monitoring import (
     Monitor,
     trained_to,
 )
-from pipeline.records import DecisionRecord, TrainingExample
+from pipeline.records import DecisionRecord, TrainingExample, pack_features
 from pipeline.topics import DEAD_LETTERS, DECISIONS, TRAINING
 
 
@@ -220,13 +221,17 @@ def test_a_rise_of_the_error_is_reported_with_its_moment() -> None:
     monitor.observe_examples(calm + storm)
 
     value = registry_of("monitor", lambda: monitor_samples(monitor)).get_sample_value
-    labels = {"detector": "adwin", "target": "error", "direction": "rise"}
-    detected = value("fraud_drift_detected_total", labels)
-    moment = value("fraud_drift_last_event_timestamp_seconds", labels)
-    assert detected is not None
-    assert moment is not None
-    assert detected >= 1
-    assert 3000 < moment < 3200
+    for detector in DETECTORS:
+        labels = {"detector": detector, "target": "error", "direction": "rise"}
+        moment = value("fraud_drift_last_event_timestamp_seconds", labels)
+        after = value("fraud_drift_last_error_after_ratio", labels)
+        assert value("fraud_drift_detected_total", labels) == 1
+        assert moment is not None
+        assert 3000 < moment < 3200
+        before = value("fraud_drift_last_error_before_ratio", labels)
+        assert before is not None
+        assert after is not None
+        assert 0.009 < before < after
 
 
 def test_the_score_is_compared_once_the_model_has_learned() -> None:
@@ -341,3 +346,76 @@ def test_the_order_of_two_partitions_makes_no_difference() -> None:
     right = [decision(offset, partition=1, action="review") for offset in range(5)]
 
     assert seen(left + right) == seen(right + left)
+
+
+def stream_of_features(events: int, *, width: int = 2, **changed: object) -> list[DecisionRecord]:
+    chance = np.random.default_rng(9)
+    step_ms = 45 * DAY_MS // events
+    return [
+        decision(row, event_time=row * step_ms, features=pack_features(values), **changed)
+        for row, values in enumerate(chance.normal(size=(events, width)))
+    ]
+
+
+def monitor_of_features() -> Monitor:
+    psi = FeaturePsi(["amount", "hour"], reference_events=100, window_events=100)
+    return Monitor(window_events=10, features=psi, schema_hash="s")
+
+
+def test_features_are_compared_once_the_stream_and_the_model_are_old_enough() -> None:
+    monitor, log = monitor_of_features(), stream_of_features(4_500)
+    monitor.observe_decisions(log[:3_000])
+    assert monitor.features.reference_count == 0
+
+    monitor.observe_decisions(log[3_000:])
+    value = registry_of("monitor", lambda: monitor_samples(monitor)).get_sample_value
+    psi = value("fraud_feature_psi", {"feature": "amount"})
+    assert psi is not None
+    assert psi < 0.25
+    assert value("fraud_feature_psi_reference_events") == 700
+    assert value("fraud_feature_psi_events") == 100
+
+
+def test_features_of_a_model_that_has_learned_little_are_no_reference() -> None:
+    monitor = monitor_of_features()
+    monitor.observe_decisions(stream_of_features(4_500, model_version="additive@999"))
+
+    assert monitor.features.reference_count == 0
+
+
+def test_features_of_another_schema_are_counted_and_not_read() -> None:
+    monitor = monitor_of_features()
+    monitor.observe_decisions(stream_of_features(10, schema_hash="other"))
+    monitor.observe_decisions(
+        [decision(10 + row, features=pack_features([1.0])) for row in range(5)]
+    )
+
+    assert monitor.features_ignored == 15
+
+
+def test_quality_is_exported_by_the_versions_of_a_day() -> None:
+    monitor = Monitor(window_events=10)
+    monitor.observe_examples(labelled_stream(1_000))
+
+    value = registry_of("monitor", lambda: monitor_samples(monitor)).get_sample_value
+    labels = {"model": "logistic", "day": "1970-01-01"}
+    assert value("fraud_version_labels", labels) == 1_000
+    assert value("fraud_version_last_training_offset", labels) == 999
+    assert value("fraud_version_average_precision_ratio", labels) == pytest.approx(
+        monitor_quality(1_000), abs=0.01
+    )
+
+
+def monitor_quality(events: int) -> float | None:
+    monitor = Monitor(window_events=events)
+    monitor.observe_examples(labelled_stream(events))
+    return monitor.windows["logistic"].quality.average_precision
+
+
+def test_the_moment_of_the_latest_decision_is_that_of_the_log() -> None:
+    monitor = Monitor(window_events=10)
+    monitor.observe_decisions([decision(0)], published_ms=9_000)
+    monitor.observe_decisions([decision(1)], published_ms=8_000)
+
+    value = registry_of("monitor", lambda: monitor_samples(monitor)).get_sample_value
+    assert value("fraud_last_decision_timestamp_seconds") == 9.0

@@ -1,6 +1,7 @@
 """The monitor process against a real Kafka: reads all, counts once, serves it, ends at once."""
 
 import random
+import re
 import threading
 import time
 import urllib.request
@@ -149,6 +150,10 @@ def test_all_of_it_is_read_once_and_served(settings: Settings) -> None:
     assert 'fraud_quality_window_events{model="additive"} 1000.0' in page
     assert 'fraud_quality_label_delay_seconds{model="additive"} 604800.0' in page
     assert 'fraud_observed_dead_letters_total{reason="schema"} 2.0' in page
+    assert 'fraud_monitor_behind_records{topic="decisions"} 0.0' in page
+    moment = re.search(r"^fraud_last_decision_timestamp_seconds (\S+)$", page, re.MULTILINE)
+    assert moment
+    assert abs(float(moment[1]) - time.time()) < 60
 
 
 def test_from_the_end_only_what_comes_after_is_read(settings: Settings) -> None:
