@@ -9,7 +9,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +18,15 @@ from models.snapshot import Snapshot
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.engine import Decisions, Engine, Version
 from pipeline.errors import SnapshotError
-from pipeline.evaluation import Quality, evaluate
+from pipeline.evaluation import Quality
 from pipeline.events import Label, Transactions
 from pipeline.features import FeatureKernel
-from pipeline.feedback import MemoryWaiting, matured_label
+from pipeline.feedback import MemoryWaiting, Settled, matured_label
 from pipeline.learner import Learner
 from pipeline.profiles import MemoryProfiles
 from pipeline.records import ACTIONS
 from pipeline.schema import Schema
+from pipeline.score_log import ScoreLog
 from pipeline.settings import Settings
 
 # How often, in event time, what was learned is adopted; a live trainer publishes sooner than this.
@@ -75,10 +75,11 @@ class ReplayResult:
 
 
 class Replay:
-    """One pass over stored events; `decided` is called with every batch of decisions.
+    """One pass over stored events.
 
-    With a `snapshot`, its model alone scores, and nothing is learned: the profiles know of no
-    label either.
+    `decided` is called with every batch of decisions, `settled` with labels that became known,
+    in the order of their log; `scores` is what the quality is measured on. With a `snapshot`, its
+    model alone scores, and nothing is learned: the profiles know of no label either.
     """
 
     def __init__(
@@ -88,10 +89,12 @@ class Replay:
         options: ReplayOptions,
         *,
         decided: Callable[[Decisions], None] | None = None,
+        settled: Callable[[Sequence[Settled]], None] | None = None,
         snapshot: Snapshot | None = None,
     ) -> None:
         self._settings, self._options = settings, options
         self._decided = decided or (lambda decisions: None)
+        self._settled = settled or (lambda labels: None)
         self._learns = snapshot is None
         names = (settings.model, *settings.challenger_names)
         if snapshot is not None:
@@ -103,7 +106,7 @@ class Replay:
         profiles = MemoryProfiles(schema, self._learner.profiles)
         self._engine = Engine(schema, settings, profiles, self._waiting)
         self._due: deque[tuple[Transactions, NDArray[np.int8]]] = deque()
-        self._scores = _ScoreLog(names)
+        self.scores = ScoreLog(names)
         self._tick_end_ms = 0
         self._training_seq = 0
         self.result = ReplayResult()
@@ -124,7 +127,7 @@ class Replay:
         except KeyboardInterrupt:
             self.result.finished = False
         self.result.seconds = time.perf_counter() - started
-        self.result.quality = self._scores.quality(self._options)
+        self.result.quality = self.scores.quality(self._options.start_ms, self._options.end_ms)
         return self.result
 
     def _cuts(self, batch: Transactions) -> Iterator[tuple[int, int]]:
@@ -151,7 +154,7 @@ class Replay:
         if self._learns:
             self._waiting.add(decisions)
         self._decided(decisions)
-        self._scores.add(decisions, is_fraud[decisions.rows])
+        self.scores.add(decisions, is_fraud[decisions.rows])
         result = self.result
         result.events += len(decisions)
         result.duplicates += len(batch) - len(decisions)
@@ -182,6 +185,7 @@ class Replay:
 
     def _learn(self, labels: Sequence[Label]) -> None:
         settled = self._engine.label(labels, training_seq=self._training_seq)
+        self._settled(settled)
         self.result.labels.update(item.path for item in settled)
         examples = [item.example(partition=0) for item in settled if item.decision]
         self._training_seq += len(examples)
@@ -220,36 +224,3 @@ def _labels_of(
         for row in range(known)
         if verdicts[row] >= 0
     ]
-
-
-class _ScoreLog:
-    """Scores, truth, time and card of every event, as compact columns for the evaluation."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = tuple(names)
-        self._columns: list[tuple[NDArray[Any], ...]] = []
-        self._cards: dict[str, int] = {}
-
-    def add(self, decisions: Decisions, is_fraud: NDArray[np.int8]) -> None:
-        """Keep the scores of a batch."""
-        known = self._cards
-        cards = [known.setdefault(key, len(known)) for key in decisions.transactions.keys[0]]
-        scores = (decisions.scores, *decisions.challengers.values())
-        times = decisions.transactions.event_time_ms
-        self._columns.append((is_fraud, times, np.array(cards, dtype=np.int64), *scores))
-
-    def quality(self, options: ReplayOptions) -> dict[str, Quality]:
-        """Measure each model on the labelled events of the evaluated period."""
-        if not self._columns:
-            return {}
-        columns = zip(*self._columns, strict=True)
-        is_fraud, times, cards, *scores = (np.concatenate(column) for column in columns)
-        judged = is_fraud >= 0
-        judged &= times >= (options.start_ms if options.start_ms is not None else times.min())
-        judged &= times < (options.end_ms if options.end_ms is not None else times.max() + 1)
-        return {
-            name: evaluate(
-                given[judged], is_fraud[judged], event_time_ms=times[judged], card=cards[judged]
-            )
-            for name, given in zip(self._names, scores, strict=True)
-        }
