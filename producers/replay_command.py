@@ -1,8 +1,8 @@
 """`fraudstream replay FILE`: stored events through the core, with labels at their true delay."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -17,14 +17,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from models.snapshot import Snapshot, decode
-from pipeline.durations import DAY_MS
 from pipeline.engine import Decisions
+from pipeline.features import feature_table
 from pipeline.records import ACTIONS
 from pipeline.replay import Replay, ReplayOptions, ReplayResult
-from pipeline.schema import load_schema
+from pipeline.report import make_report
+from pipeline.report_words import period_text, quality_table
+from pipeline.run_log import RunLog
+from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
 from producers.commands import Duration
 from producers.datasets import count_rows, read_events
+from producers.report_file import ReportFile
 from stack.connections import current_settings
 
 # Rows that a row group of the decisions file has, at least.
@@ -78,6 +82,19 @@ class DecisionFile:
         self._columns = [[] for _ in DECISIONS_SCHEMA]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What one replay does, as its options say."""
+
+    file: Path
+    schema: Schema
+    settings: Settings
+    options: ReplayOptions
+    decisions: Path | None
+    snapshot: Snapshot | None
+    log: RunLog | None
+
+
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
@@ -94,6 +111,9 @@ class DecisionFile:
     help="Score with the model in this file (`fraudstream models save`); needs --no-learn.",
 )  # fmt: skip
 @click.option("--no-learn", is_flag=True, help="Learn nothing; needs --snapshot.")
+@click.option(
+    "--report", type=click.Path(dir_okay=False, path_type=Path), help="HTML page to write."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def replay(
     file: Path,
@@ -103,6 +123,7 @@ def replay(
     decisions: Path | None,
     snapshot_file: Path | None,
     no_learn: bool,
+    report: Path | None,
     as_json: bool,
 ) -> None:
     """Run the events of FILE (CSV or Parquet) through the core, and measure.
@@ -120,8 +141,23 @@ def replay(
     if snapshot is not None:
         # The one model that runs is the one that is shown.
         settings = replace(settings, model=snapshot.model.name, challengers="none")
-    result = _run(file, settings, options, decisions, snapshot)
-    click.echo(_as_json(result, settings)) if as_json else _show(result, settings)
+    schema = load_schema(settings.schema)
+    page = None if report is None else ReportFile(report)
+    log = None if page is None else _run_log(schema, options)
+    plan = _Plan(
+        file=file,
+        schema=schema,
+        settings=settings,
+        options=options,
+        decisions=decisions,
+        snapshot=snapshot,
+        log=log,
+    )
+    run = _run(plan)
+    result = run.result
+    click.echo(_as_json(result, settings)) if as_json else _show(result)
+    if page is not None and log is not None:
+        _save_report(page, plan, run, log)
     if not result.finished:
         raise click.Abort
 
@@ -130,21 +166,52 @@ def _milliseconds(moment: datetime | None) -> int | None:
     return None if moment is None else int(moment.replace(tzinfo=UTC).timestamp() * 1000)
 
 
-def _run(
-    file: Path,
-    settings: Settings,
-    options: ReplayOptions,
-    decisions: Path | None,
-    snapshot: Snapshot | None,
-) -> ReplayResult:
-    schema = load_schema(settings.schema)
-    batches = ((batch.transactions(), batch.is_fraud) for batch in read_events(file, schema))
-    with _progress(count_rows(file)) as report:
-        if decisions is None:
-            return Replay(schema, settings, options, snapshot=snapshot).run(batches, report)
-        with DecisionFile(decisions) as out:
-            run = Replay(schema, settings, options, decided=out.add, snapshot=snapshot)
-            return run.run(batches, report)
+def _run_log(schema: Schema, options: ReplayOptions) -> RunLog:
+    names = [feature.name for feature in feature_table(schema)]
+    return RunLog(names, label_delay_ms=options.label_delay_ms, reference_from_ms=options.start_ms)
+
+
+def _run(plan: _Plan) -> Replay:
+    batches = (
+        (batch.transactions(), batch.is_fraud) for batch in read_events(plan.file, plan.schema)
+    )
+    with ExitStack() as stack:
+        progress = stack.enter_context(_progress(count_rows(plan.file)))
+        watching = [] if plan.log is None else [plan.log.add_decisions]
+        if plan.decisions is not None:
+            watching.append(stack.enter_context(DecisionFile(plan.decisions)).add)
+
+        def decided(batch: Decisions) -> None:
+            for watch in watching:
+                watch(batch)
+
+        run = Replay(
+            plan.schema,
+            plan.settings,
+            plan.options,
+            decided=decided,
+            settled=None if plan.log is None else plan.log.add_settled,
+            snapshot=plan.snapshot,
+        )
+        run.run(batches, progress)
+    return run
+
+
+def _save_report(page: ReportFile, plan: _Plan, run: Replay, log: RunLog) -> None:
+    # The plotting library takes a second to import, and only this needs it.
+    from pipeline.report_page import render  # noqa: PLC0415
+
+    found = make_report(
+        plan.file.name,
+        plan.schema,
+        plan.settings,
+        plan.options,
+        run.result,
+        run.scores.columns(),
+        log,
+    )
+    page.save(render(found))
+    click.echo(f"report: {page.path}", err=True)
 
 
 @contextmanager
@@ -189,32 +256,15 @@ def _as_json(result: ReplayResult, settings: Settings) -> str:
     return msgspec.json.encode(record).decode()
 
 
-def _show(result: ReplayResult, settings: Settings) -> None:
-    table = Table("measured on labelled events", *result.quality, box=None)
-    rows = [asdict(found) for found in result.quality.values()]
-    for name in rows[0] if rows else ():
-        table.add_row(name.replace("_", " "), *(_number(row[name]) for row in rows))
+def _show(result: ReplayResult) -> None:
+    measured = quality_table(result.quality)
+    table = Table(*measured.header, box=None)
+    for row in measured.rows:
+        table.add_row(*row)
     console = Console(highlight=False)
     console.print(f"events   {result.events:,} in {result.seconds:.1f} s", end="")
     console.print(f" ({result.events_per_second:,.0f} events/s), duplicates {result.duplicates:,}")
-    console.print(_period(result))
+    console.print(f"period   {period_text(result.first_ms, result.last_ms)}")
     console.print("actions ", *(f"{name} {count:,} " for name, count in result.actions.items()))
     console.print("labels  ", *(f"{name} {count:,} " for name, count in result.labels.items()))
     console.print(table)
-
-
-def _period(result: ReplayResult) -> str:
-    if result.first_ms is None or result.last_ms is None:
-        return "period   none"
-    first, last = (
-        datetime.fromtimestamp(moment / 1000, UTC).strftime("%Y-%m-%d %H:%M")
-        for moment in (result.first_ms, result.last_ms)
-    )
-    days = (result.last_ms - result.first_ms) / DAY_MS
-    return f"period   {first} to {last} ({days:,.1f} days)"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

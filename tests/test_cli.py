@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from typing import Any
 import click
 import pytest
 
-from pipeline.cli import COMMANDS, cli, main
+from pipeline.cli import COMMANDS, INTERRUPTED, cli, main
 from pipeline.settings import SETTINGS
+from tests.waiting import wait_until
 
 SCRIPT = Path(sys.executable).parent / "fraudstream"
 # What a command must be given to be used rightly.
@@ -268,3 +270,68 @@ def test_simulated_traffic_can_be_replayed(run: CommandLine) -> None:
     answer = json.loads(line)
     assert (answer["finished"], answer["duplicates"]) == (True, 0)
     assert answer["events"] == sum(answer["actions"].values()) > 100
+
+
+def test_a_report_is_written_beside_the_answer(run: CommandLine, tmp_path: Path) -> None:
+    assert run("simulate", "events.parquet", *WORLD).code == 0
+
+    done = run("replay", "events.parquet", "--json", "--report", "report.html")
+
+    assert (done.code, len(lines(done.out))) == (0, 1)
+    assert json.loads(done.out)["finished"] is True
+    assert lines(done.err) == ["report: report.html"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "events.parquet" in page
+    assert str(tmp_path) not in page
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events.parquet", "report.html"]
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        ("report.pdf", "report 'report.pdf': expected a name that ends in .html"),
+        ("none/report.html", "report 'none/report.html' cannot be written: no such file or"),
+        ("events.parquet/x.html", "cannot be written: not a directory"),
+    ],
+)
+def test_a_report_that_cannot_be_is_refused_before_the_run(
+    report: str, said: str, run: CommandLine, tmp_path: Path
+) -> None:
+    # Not a Parquet file: a run that began would say so.
+    (tmp_path / "events.parquet").write_text("nothing", encoding="utf-8")
+
+    done = run("replay", "events.parquet", "--report", report)
+
+    assert (done.code, done.out) == (1, "")
+    [line] = lines(done.err)
+    assert line.startswith("fraudstream: ")
+    assert said in line
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_a_report_that_says_so(tmp_path: Path) -> None:
+    world = ("--customers", "1200", "--terminals", "500", "--days", "60")
+    assert script(tmp_path, "simulate", "events.parquet", *world).code == 0
+    decisions = tmp_path / "decisions.parquet"
+    process = subprocess.Popen(
+        [SCRIPT, "replay", "events.parquet", "--report", "report.html", "--decisions", decisions],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # The first 50,000 of 144,000 decisions are written: the run is in its middle.
+    wait_until(
+        lambda: decisions.exists() and decisions.stat().st_size > 10_000,
+        "decisions are written",
+        seconds_max=240,
+    )
+
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=240)
+
+    assert process.returncode == INTERRUPTED, err
+    assert "average precision" in out
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Partial: the run was interrupted." in page
+    assert page.rstrip().endswith("</html>")
