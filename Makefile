@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo docs latency million
+.PHONY: help setup test lint demo docs latency million handbook
 
 BIN := .venv/bin
 STAMP := .venv/.made
@@ -40,6 +40,9 @@ latency: setup ## Measure produce-to-decision latency at 1,000 events/s
 
 million: setup ## Send a million transactions and their labels through, account for every one
 	@$(BIN)/python -m benchmarks.million $(ARGS)
+
+handbook: setup ## Send the Fraud Detection Handbook's stream through at a speed-up, compare with replay
+	@$(BIN)/python -m benchmarks.handbook $(ARGS)
 
 $(STAMP): pyproject.toml uv.lock
 	@python="$$(for name in python3 python3.13 python3.12 python3.11 python; do \

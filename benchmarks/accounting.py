@@ -15,9 +15,9 @@ from redis import Redis
 
 from benchmarks.progress import Report
 from benchmarks.topics import Decided, Ids, Ints
-from pipeline.feedback import LABEL_PATHS
 from pipeline.settings import Settings
 from pipeline.topics import FEEDBACK, TRAINING, TRANSACTIONS
+from pipeline.verdicts import LABEL_PATHS
 from stack.servers import Endpoints
 
 # How long the workers and the trainer may go without a step forward before it is called an end.
@@ -89,8 +89,6 @@ class Distinct:
 
 def distinct(decided: Decided) -> Distinct:
     """Tell first decisions from repeated ones."""
-    ids, first, which = np.unique(
-        decided.transaction_id, return_index=True, return_inverse=True
-    )
+    ids, first, which = np.unique(decided.transaction_id, return_index=True, return_inverse=True)
     differs = decided.digest != decided.digest[first][which]
     return Distinct(ids, first, len(decided) - len(ids), int(differs.sum()))

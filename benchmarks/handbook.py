@@ -20,26 +20,20 @@ from typing import Any
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.accounting import Distinct, distinct, drain, ledger
 from benchmarks.label_loop import LabelLoop, label_loop
 from benchmarks.machine import machine
 from benchmarks.progress import progress
-from benchmarks.topics import (
-    Decided,
-    Ids,
-    Ints,
-    read_decisions,
-    read_examples,
-    read_labels,
-)
-from pipeline.durations import DAY_MS, HOUR_MS, parse_duration
+from benchmarks.topics import Decided, read_decisions, read_examples, read_labels
+from benchmarks.truth import Truth, first_days, truth_of
+from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.evaluation import Quality, evaluate
 from pipeline.replay import Replay, ReplayOptions, ReplayResult
 from pipeline.schema import load_schema
 from pipeline.settings import Settings
 from producers.batch import EventBatch
+from producers.commands import Duration
 from producers.datasets import read_events
 from producers.feed import LabelOptions, limited
 from producers.publisher import Pace, Published, Watch, publish
@@ -50,8 +44,6 @@ from stack.services import services
 FILE = "handbook.parquet"
 DATA_VARIABLE = "FRAUDSTREAM_DATA"
 DAYS = 183
-# A model must have seen some weeks before its scores are judged; a short run judges its last third.
-JUDGED_FROM_DAY = 45
 # What a label may take, in event time, beyond the delay that it was published with.
 BEYOND_MS_MAX = 2 * HOUR_MS
 # The share of the labels that must keep to it.
@@ -59,7 +51,11 @@ SHARE_WITHIN_MIN = 0.99
 AVERAGE_PRECISION_DISTANCE_MAX = 0.03
 # With fewer frauds average precision says more of chance than of the models.
 FRAUDS_JUDGED_MIN = 100
+# Two hours are less than a second here: versions, labels and batches wait for less than usual.
 SNAPSHOT_SECONDS = 0.1
+LABEL_LINGER_SECONDS = 0.05
+# More than usual: the fewer batches, the less work, and a decision is not waited for.
+BATCH_LINGER_SECONDS = 0.05
 
 After = Callable[[Settings, Endpoints], dict[str, Any]]
 """A step after the books are closed, with servers and topics still there.
@@ -86,70 +82,30 @@ class Plan:
         return batches if self.events is None else limited(batches, self.events)
 
 
-@dataclass(frozen=True, slots=True)
-class Truth:
-    """What the file says of the events that were published; `card` is coded as integers."""
-
-    transaction_id: Ids
-    event_time_ms: Ints
-    card: Ints
-    is_fraud: NDArray[np.bool_]
-
-    @property
-    def judged_from_ms(self) -> int:
-        """The moment from which on scores are judged."""
-        first = int(self.event_time_ms[0])
-        days = (int(self.event_time_ms[-1]) - first) / DAY_MS
-        return first + int(min(JUDGED_FROM_DAY, days * 2 / 3) * DAY_MS)
-
-
-def first_days(batches: Iterator[EventBatch], days: int) -> Iterator[EventBatch]:
-    """Pass on the events of so many days from the first one's midnight on, then end."""
-    end_ms: int | None = None
-    for batch in batches:
-        if end_ms is None:
-            end_ms = (int(batch.event_time_ms[0]) // DAY_MS + days) * DAY_MS
-        count = int(np.searchsorted(batch.event_time_ms, end_ms))
-        if count:
-            yield batch.slice(0, count)
-        if count < len(batch):
-            return
-
-
-def truth_of(batches: Iterator[EventBatch]) -> Truth:
-    """Read what is true of the events."""
-    cards: dict[str, int] = {}
-    columns = [
-        (
-            np.array(batch.transaction_id, dtype=np.bytes_),
-            batch.event_time_ms,
-            np.array([cards.setdefault(key, len(cards)) for key in batch.keys[0]]),
-            batch.is_fraud == 1,
-        )
-        for batch in batches
-    ]
-    return Truth(*(np.concatenate(column) for column in zip(*columns, strict=True)))
-
-
 def run(settings: Settings, plan: Plan) -> dict[str, Any]:
+    """Run on servers of our own, which end with it."""
+    with Stack(settings, attached=True, say=_say) as endpoints:
+        return run_on(settings, endpoints, plan)
+
+
+def run_on(settings: Settings, endpoints: Endpoints, plan: Plan) -> dict[str, Any]:
     """Publish, wait until all is done, read everything back, and judge."""
     truth = truth_of(plan.batches(settings.schema))
     _say(f"{len(truth.is_fraud):,} transactions, {int(truth.is_fraud.sum()):,} frauds")
     names = ["worker"] * plan.workers + ["trainer"]
-    with Stack(settings, attached=True, say=_say) as endpoints:
-        with services(names, settings, endpoints, _say):
-            started = time.perf_counter()
-            published = _publish(settings, endpoints, plan, total=len(truth.is_fraud))
-            with progress("drain", "records") as report:
-                drain(settings, endpoints, report)
-            seconds = time.perf_counter() - started
-        found = _plan_record(plan) | {"seconds": round(seconds, 1)}
-        found |= _account(settings, endpoints, published, truth)
-        _compare(found, _replayed(settings, plan, truth))
-        for step in plan.after:
-            added = step(settings, endpoints)
-            found["checks"] |= added.pop("checks", {})
-            found |= added
+    with services(names, settings, endpoints, _say):
+        started = time.perf_counter()
+        published = _publish(settings, endpoints, plan, total=len(truth.is_fraud))
+        with progress("drain", "records") as report:
+            drain(settings, endpoints, report)
+        seconds = time.perf_counter() - started
+    found = _plan_record(plan) | {"seconds": round(seconds, 1)}
+    found |= _account(settings, endpoints, published, truth)
+    compare(found, _replayed(settings, plan, truth))
+    for step in plan.after:
+        added = step(settings, endpoints)
+        found["checks"] |= added.pop("checks", {})
+        found |= added
     return found
 
 
@@ -182,13 +138,13 @@ def _account(
     settings: Settings, endpoints: Endpoints, published: Published, truth: Truth
 ) -> dict[str, Any]:
     """Read the topics back and close the books."""
-    servers, partitions = endpoints.kafka_servers, settings.partitions
+    servers = endpoints.kafka_servers
     with progress("decisions", "records") as report:
-        decided = read_decisions(servers, partitions, report)
+        decided = read_decisions(servers, report)
     with progress("training", "records") as report:
         examples = read_examples(servers, report)
     with progress("feedback", "records") as report:
-        labels = read_labels(servers, partitions, report)
+        labels = read_labels(servers, report)
     ids, paths = distinct(decided), ledger(settings, endpoints)
     learned = len(examples.first_of_each())
     loop = label_loop(examples, decided, labels, BEYOND_MS_MAX)
@@ -271,7 +227,7 @@ def _rounded(quality: Quality) -> dict[str, Any]:
     return {name: round(v, 4) if isinstance(v, float) else v for name, v in found.items()}
 
 
-def _compare(found: dict[str, Any], replayed: dict[str, dict[str, Any]]) -> None:
+def compare(found: dict[str, Any], replayed: dict[str, dict[str, Any]]) -> None:
     """Put the replay beside, and check the champion's average precision where it says something."""
     found["quality"]["replay"] = replayed
     champion = next(iter(replayed))
@@ -328,7 +284,9 @@ def _show(found: dict[str, Any]) -> None:
 @click.option("--events", type=int, help="At most so many transactions.")
 @click.option("--speedup", default=9_000.0, show_default=True, help="Event time to wall time.")
 @click.option("--workers", default=2, show_default=True)
-@click.option("--label-delay", default="7d", show_default=True, help="From event to label.")
+@click.option(
+    "--label-delay", type=Duration(), default="7d", show_default=True, help="From event to label."
+)
 @click.option("--challengers", default="none", show_default=True, help="As in the settings.")
 @click.option("--state-dir", type=click.Path(path_type=Path), help="Keep the servers' data there.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
@@ -338,7 +296,7 @@ def main(
     events: int | None,
     speedup: float,
     workers: int,
-    label_delay: str,
+    label_delay: int,
     challengers: str,
     state_dir: Path | None,
     as_json: bool,
@@ -351,11 +309,12 @@ def main(
         events=events,
         speedup=speedup,
         workers=workers,
-        label_delay_ms=parse_duration(label_delay),
+        label_delay_ms=label_delay,
     )
     folder: Any = nullcontext(state_dir) if state_dir else TemporaryDirectory(prefix="fraudstream-")
     with folder as place:
-        settings = handbook_settings(str(place), challengers)
+        settings = Settings(state_dir=str(place), challengers=challengers)
+        settings = handbook_settings(settings)
         found = run(settings, plan) | {"machine": machine()}
     text = json.dumps(found, indent=1)
     if out is not None:
@@ -364,14 +323,14 @@ def main(
     sys.exit(0 if all(found["checks"].values()) else 1)
 
 
-def handbook_settings(state_dir: str, challengers: str) -> Settings:
+def handbook_settings(settings: Settings) -> Settings:
     """Give the settings of a run: versions follow each other as fast as they are learned."""
     return replace(
-        Settings(),
-        state_dir=state_dir,
+        settings,
         schema="handbook",
-        challengers=challengers,
         snapshot_interval_seconds=SNAPSHOT_SECONDS,
+        label_linger_seconds=LABEL_LINGER_SECONDS,
+        batch_linger_seconds=BATCH_LINGER_SECONDS,
     )
 
 

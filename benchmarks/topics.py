@@ -4,27 +4,23 @@ A run of millions leaves gigabytes. A record is decoded as far as it is asked fo
 a few numbers, and is forgotten: a decision takes some 70 bytes here.
 """
 
-import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from numpy.typing import NDArray
 
 from benchmarks.progress import Report
+from consumers.log_reader import LogReader
 from pipeline.topics import DECISIONS, FEEDBACK, TRAINING
 
 Ids = NDArray[np.bytes_]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Row = TypeVar("Row")
-
-FETCH_BYTES_MAX = 4 * 1024 * 1024
-RECORDS_MAX = 20_000
-POLL_MS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,28 +106,26 @@ _EXAMPLES = msgspec.json.Decoder(_Example)
 _LABELS = msgspec.json.Decoder(_Label)
 
 
-def read_decisions(servers: str, partitions: int, report: Report) -> Decided:
+def read_decisions(servers: str, report: Report) -> Decided:
     """Read the `decisions` topic."""
-    columns = _read(servers, DECISIONS, partitions, _decision_columns, report)
-    ids, partition, event_time, appended, version, digest, scores = columns
-    return Decided(ids, partition, event_time, appended, version, digest, scores)
+    return Decided(*_read(servers, DECISIONS, _decision_columns, report))
 
 
 def read_examples(servers: str, report: Report) -> Examples:
     """Read the `training` topic."""
-    return Examples(*_read(servers, TRAINING, 1, _example_columns, report))
+    return Examples(*_read(servers, TRAINING, _example_columns, report))
 
 
-def read_labels(servers: str, partitions: int, report: Report) -> Labels:
+def read_labels(servers: str, report: Report) -> Labels:
     """Read the `feedback` topic."""
-    return Labels(*_read(servers, FEEDBACK, partitions, _label_columns, report))
+    return Labels(*_read(servers, FEEDBACK, _label_columns, report))
 
 
-def _decision_columns(partition: int, records: Sequence[Any]) -> tuple[Any, ...]:
+def _decision_columns(records: Sequence[Any]) -> tuple[Any, ...]:
     found = [_DECISIONS.decode(record.value) for record in records]
     return (
         np.array([item.transaction_id for item in found], dtype=np.bytes_),
-        np.full(len(found), partition),
+        np.full(len(found), records[0].partition),
         np.array([item.event_time for item in found], dtype=np.int64),
         np.array([record.timestamp for record in records], dtype=np.int64),
         np.array([int(item.model_version.rpartition("@")[2]) for item in found], dtype=np.int64),
@@ -140,7 +134,7 @@ def _decision_columns(partition: int, records: Sequence[Any]) -> tuple[Any, ...]
     )
 
 
-def _example_columns(partition: int, records: Sequence[Any]) -> tuple[Any, ...]:
+def _example_columns(records: Sequence[Any]) -> tuple[Any, ...]:
     found = [_EXAMPLES.decode(record.value) for record in records]
     return (
         np.array([item.label_id for item in found], dtype=np.bytes_),
@@ -154,7 +148,7 @@ def _example_columns(partition: int, records: Sequence[Any]) -> tuple[Any, ...]:
     )
 
 
-def _label_columns(partition: int, records: Sequence[Any]) -> tuple[Any, ...]:
+def _label_columns(records: Sequence[Any]) -> tuple[Any, ...]:
     found = [_LABELS.decode(record.value).label_id for record in records]
     times = np.array([record.timestamp for record in records], dtype=np.int64)
     return np.array(found, dtype=np.bytes_), times
@@ -173,17 +167,16 @@ def _scores(found: Sequence[_Decision | _Example]) -> dict[str, Floats]:
 def _read(
     servers: str,
     topic: str,
-    partitions: int,
-    columns: Callable[[int, Sequence[Any]], tuple[Any, ...]],
+    columns: Callable[[Sequence[Any]], tuple[Any, ...]],
     report: Report,
 ) -> tuple[Any, ...]:
-    places = [TopicPartition(topic, partition) for partition in range(partitions)]
-    parts: dict[int, list[tuple[Any, ...]]] = {place.partition: [] for place in places}
-
-    def take(partition: int, records: Sequence[Any]) -> None:
-        parts[partition].append(columns(partition, records))
-
-    asyncio.run(_read_all(servers, places, take, report))
+    read, parts = 0, defaultdict[int, list[tuple[Any, ...]]](list)
+    with LogReader(servers, topic) as reader:
+        total = sum(reader.ends.values())
+        for records in reader.chunks():
+            parts[records[0].partition].append(columns(records))
+            read += len(records)
+            report(read, total)
     chunks = [chunk for partition in sorted(parts) for chunk in parts[partition]]
     assert chunks, f"nothing stands in {topic}"
     return tuple(_joined(column) for column in zip(*chunks, strict=True))
@@ -193,30 +186,3 @@ def _joined(column: Sequence[Any]) -> Any:
     if isinstance(column[0], dict):
         return {name: np.concatenate([chunk[name] for chunk in column]) for name in column[0]}
     return np.concatenate(column)
-
-
-async def _read_all(
-    servers: str,
-    places: Sequence[TopicPartition],
-    take: Callable[[int, Sequence[Any]], None],
-    report: Report,
-) -> None:
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=servers,
-        enable_auto_commit=False,
-        max_partition_fetch_bytes=FETCH_BYTES_MAX,
-    )
-    await consumer.start()
-    try:
-        consumer.assign(places)
-        await consumer.seek_to_beginning(*places)
-        ends = await consumer.end_offsets(places)
-        read, total = 0, sum(ends.values())
-        while [place for place, end in ends.items() if await consumer.position(place) < end]:
-            polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)
-            for place, records in polled.items():
-                take(place.partition, records)
-                read += len(records)
-            report(read, total)
-    finally:
-        await consumer.stop()

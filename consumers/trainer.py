@@ -8,6 +8,7 @@ commit and ends.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -43,8 +44,6 @@ logger = logging.getLogger(__name__)
 
 POLL_MS = 100
 BATCH_EXAMPLES_MAX = 2_000
-# A step costs a commit: labels of so long are learned together, far sooner than they are adopted.
-STEP_SECONDS = 0.2
 # Beyond so many learned rows in memory the cache starts anew: a row is some 150 bytes.
 CACHED_ROWS_MAX = 1_000_000
 # Rows that one MSET stores, within what the script unpacks.
@@ -88,7 +87,10 @@ class Trainer:
             while not stop.is_set():
                 started = time.monotonic()
                 await self._step(consumer)
-                await asyncio.sleep(max(0.0, started + STEP_SECONDS - time.monotonic()))
+                # A step costs a commit: what comes meanwhile is learned together.
+                until = started + self._settings.label_linger_seconds
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), max(0.0, until - time.monotonic()))
             await self._publish_if_due(at_once=True)
         finally:
             consumer.close()

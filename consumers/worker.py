@@ -51,8 +51,6 @@ INPUTS: dict[str, type[Scorer] | type[Labeller] | type[OutcomeReader]] = {
 }
 # The last decisions are indexed, labels that wait and decisions that mature looked at, this often.
 TICK_SECONDS = 0.5
-# A decision is waited for, a label is not: so much of them is joined in one step.
-LABEL_LINGER_SECONDS = 0.2
 # A stop that takes longer than this is a stop that hangs; the store makes a sudden end safe.
 STOP_SECONDS_MAX = 8.0
 # Longer than a store or a broker may take to answer, or to come back.
@@ -243,7 +241,9 @@ class Worker:
             INPUTS[tp.topic](self._parts, tp.partition),
             batch_events_max=self._settings.batch_events_max,
             linger_seconds=(
-                self._settings.batch_linger_seconds if is_scorer else LABEL_LINGER_SECONDS
+                self._settings.batch_linger_seconds
+                if is_scorer
+                else self._settings.label_linger_seconds
             ),
             read_again=self._read_again,
             finished=self._finished,

@@ -49,6 +49,11 @@ class Settings:
     batch_linger_seconds: float = _setting(
         0.01, "an event waits this long for others, to be one batch with them"
     )
+    # A decision is waited for, a label is not.
+    label_linger_seconds: float = _setting(
+        0.2,
+        "a label waits this long for others, to be joined and then learned in one step with them",
+    )
     event_ahead_seconds_max: float = _setting(
         300.0, "an event of a time later than this after its arrival in Kafka is a dead letter"
     )
