@@ -284,6 +284,7 @@ def _show(found: dict[str, Any]) -> None:
 @click.option("--events", type=int, help="At most so many transactions.")
 @click.option("--speedup", default=9_000.0, show_default=True, help="Event time to wall time.")
 @click.option("--workers", default=2, show_default=True)
+@click.option("--partitions", default=Settings().partitions, show_default=True)
 @click.option(
     "--label-delay", type=Duration(), default="7d", show_default=True, help="From event to label."
 )
@@ -296,6 +297,7 @@ def main(
     events: int | None,
     speedup: float,
     workers: int,
+    partitions: int,
     label_delay: int,
     challengers: str,
     state_dir: Path | None,
@@ -313,7 +315,7 @@ def main(
     )
     folder: Any = nullcontext(state_dir) if state_dir else TemporaryDirectory(prefix="fraudstream-")
     with folder as place:
-        settings = Settings(state_dir=str(place), challengers=challengers)
+        settings = Settings(state_dir=str(place), challengers=challengers, partitions=partitions)
         settings = handbook_settings(settings)
         found = run(settings, plan) | {"machine": machine()}
     text = json.dumps(found, indent=1)
