@@ -119,10 +119,11 @@ def _plan_record(plan: Plan) -> dict[str, Any]:
 
 
 def _publish(settings: Settings, endpoints: Endpoints, plan: Plan, *, total: int) -> Published:
-    with progress("publish", "transactions", total) as report:
+    # Every transaction has a label, and the last labels come long after the last transaction.
+    with progress("publish", "records", 2 * total) as report:
 
         def sent(so_far: Sent) -> None:
-            report(so_far.transactions)
+            report(so_far.transactions + so_far.labels)
 
         return publish(
             plan.batches(settings.schema),

@@ -58,10 +58,10 @@ def run(settings: Settings, events: int, rate: float, workers: int) -> dict[str,
 
 def _publish(settings: Settings, endpoints: Endpoints, events: int, rate: float) -> Published:
     world = SimulatorOptions(days=events // EVENTS_A_DAY + 14)
-    with progress("publish", "transactions", events) as report:
+    with progress("publish", "records", 2 * events) as report:
 
         def sent(so_far: Sent) -> None:
-            report(so_far.transactions)
+            report(so_far.transactions + so_far.labels)
 
         return publish(
             limited(simulate(world), events),
