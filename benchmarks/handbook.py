@@ -208,8 +208,6 @@ def _quality(decided: Decided, ids: Distinct, truth: Truth) -> dict[str, dict[st
 
 def _replayed(settings: Settings, plan: Plan, truth: Truth) -> dict[str, dict[str, Any]]:
     """Give the quality of the same events in `replay`, with the same settings."""
-    # Replay is one partition, so that all that wait for a label wait in one place.
-    settings = replace(settings, feedback_limit=settings.feedback_limit * settings.partitions)
     options = ReplayOptions(plan.label_delay_ms, truth.judged_from_ms)
     batches = plan.batches(settings.schema)
     with progress("replay", "transactions", len(truth.is_fraud)) as report:
