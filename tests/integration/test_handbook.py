@@ -15,9 +15,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 EVENTS = 6_000
 
 
-def test_half_a_day_of_the_handbook_is_accounted_for(
-    stack: Endpoints, settings: Settings
-) -> None:
+def test_half_a_day_of_the_handbook_is_accounted_for(stack: Endpoints, settings: Settings) -> None:
     seen: list[str] = []
 
     def after(given: Settings, endpoints: Endpoints) -> dict[str, object]:
