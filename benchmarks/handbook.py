@@ -3,8 +3,9 @@
 `python -m benchmarks.handbook` publishes `handbook.parquet` of the folder that FRAUDSTREAM_DATA
 names, in event-time order and so much faster than it happened that a label still counts within two
 hours of event time. Then the topics are read back: every id must have exactly one distinct
-decision, every label must be accounted for, and the average precision of the decisions must be that
-of `fraudstream replay`. Exit code 1 where it is not.
+decision, every label must be accounted for, the average precision of the decisions must be that of
+`fraudstream replay`, and every decision must be made again bit for bit from what was recorded
+(`fraudstream verify`). Exit code 1 where it is not.
 """
 
 import json
@@ -27,6 +28,7 @@ from benchmarks.machine import machine
 from benchmarks.progress import progress
 from benchmarks.topics import Decided, read_decisions, read_examples, read_labels
 from benchmarks.truth import Truth, first_days, truth_of
+from consumers.verify import RecordedLogs
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.evaluation import Quality, evaluate
 from pipeline.replay import Replay, ReplayOptions, ReplayResult
@@ -240,6 +242,26 @@ def compare(found: dict[str, Any], replayed: dict[str, dict[str, Any]]) -> None:
     found["checks"][name] = abs(live - other) <= AVERAGE_PRECISION_DISTANCE_MAX
 
 
+def verified(settings: Settings, endpoints: Endpoints) -> dict[str, Any]:
+    """Make every decision again from the records, and compare it bit for bit."""
+    schema = load_schema(settings.schema)
+    with (
+        RecordedLogs(endpoints.kafka_servers, schema, settings) as logs,
+        progress("verify", "decisions", logs.decisions) as report,
+    ):
+        result = logs.verify(lambda found: report(found.read))
+    return {
+        "verified": {
+            "recomputed": result.recomputed,
+            "equal": result.equal,
+            "different": result.different,
+            "not_recomputed": dict(result.not_recomputed),
+            "seconds": round(result.seconds, 1),
+        },
+        "checks": {"every decision was made again, equal bit for bit": result.is_equal},
+    }
+
+
 def _say(line: str) -> None:
     click.echo(line, err=True)
 
@@ -274,6 +296,11 @@ def _show(found: dict[str, Any]) -> None:
         for model, quality in models.items():
             values = "  ".join(f"{name.replace('_', ' ')} {v}" for name, v in quality.items())
             click.echo(f"{way:7}{model:10}{values}")
+    again = found["verified"]
+    click.echo(
+        f"verified   {again['recomputed']:,} made again in {again['seconds']:,} s, "
+        f"equal {again['equal']:,}, different {again['different']:,}"
+    )
     for name, is_met in found["checks"].items():
         click.echo(f"{'ok    ' if is_met else 'FAILED'} {name}")
 
@@ -311,6 +338,7 @@ def main(
         speedup=speedup,
         workers=workers,
         label_delay_ms=label_delay,
+        after=[verified],
     )
     folder: Any = nullcontext(state_dir) if state_dir else TemporaryDirectory(prefix="fraudstream-")
     with folder as place:

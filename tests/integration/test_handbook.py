@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.handbook import Plan, handbook_settings, run_on
+from benchmarks.handbook import Plan, handbook_settings, run_on, verified
 from pipeline.durations import HOUR_MS
 from pipeline.settings import Settings
 from stack.servers import Endpoints
@@ -16,25 +16,19 @@ EVENTS = 6_000
 
 
 def test_half_a_day_of_the_handbook_is_accounted_for(stack: Endpoints, settings: Settings) -> None:
-    seen: list[str] = []
-
-    def after(given: Settings, endpoints: Endpoints) -> dict[str, object]:
-        seen.append(given.schema)
-        return {"checks": {"a step of its own": endpoints is stack}}
-
     plan = Plan(
         file=data_file("handbook.parquet"),
         days=1,
         events=EVENTS,
         speedup=3_600.0,
         label_delay_ms=3 * HOUR_MS,
-        after=[after],
+        after=[verified],
     )
 
     found = run_on(handbook_settings(replace(settings, challengers="none")), stack, plan)
 
     assert found["checks"] == dict.fromkeys(found["checks"], True), found
-    assert seen == ["handbook"]
+    assert found["verified"]["equal"] == EVENTS
     assert found["decided"] == found["labels"] == found["examples_distinct"] == EVENTS
     assert found["versions_that_decided"] > 10
     live, replayed = (found["quality"][way]["additive"] for way in ("live", "replay"))
