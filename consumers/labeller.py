@@ -254,16 +254,17 @@ class Labeller(Part):
     async def tick(self) -> None:
         """Do what time has made due: pending labels, and decisions that have matured."""
         p = self._partition
-        position, stored = await self._parts.store.redis.mget(f"pos:{TRANSACTIONS}:{p}", f"wm:{p}")
-        watermark_ms = int(stored or 0)
+        position, stored, indexed = await self._parts.store.redis.mget(
+            f"pos:{TRANSACTIONS}:{p}", f"wm:{p}", f"wi:{p}"
+        )
         step = self._step()
         seen = (position, len(self._pending))
         if self._pending and seen != self._seen:
             pending = [label for label, _ in self._pending.values()]
             await self._load(step.waiting, pending)
             self._join_pending(step, pending)
-            self._expire(step, watermark_ms)
-        await self._mature(step, watermark_ms)
+            self._expire(step, int(indexed or 0))
+        await self._mature(step, int(stored or 0))
         if not step.is_empty:
             await self._commit(step, self._offset)
         self._seen = seen

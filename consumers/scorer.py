@@ -129,8 +129,10 @@ class Scorer(Part):
         return None if position is None else int(position.partition(":")[0])
 
     def _index_changes(self) -> list[Change]:
-        limit = self._parts.settings.feedback_limit
-        return index_changes(self._partition, self._input.landed, limit=limit)
+        p, limit = self._partition, self._parts.settings.feedback_limit
+        changes = index_changes(p, self._input.landed, limit=limit)
+        # The index lies one commit behind `wm`: no label may be given up by a time it has not seen.
+        return [*changes, ("SET", f"wi:{p}", self._watermark_ms)] if changes else []
 
     def _changes(
         self, decisions: Decisions, decided: list[DecisionRecord], encoded: list[bytes]
