@@ -17,7 +17,7 @@ future (the rule of beaver: learn on what was predicted on).
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +28,10 @@ from pipeline.verdicts import KnownVerdict, LabelPath, settle
 # Of an event with one of these outcomes nobody will ever complain, so silence proves nothing: it
 # did not go through, or the money went back before anybody looked.
 SILENCE_PROVES_NOTHING: frozenset[OutcomeKind] = frozenset({"issuer_declined", "refunded"})
+
+
+WentThrough = Callable[[Action, OutcomeKind | None], bool]
+"""Whether silence about an event proves anything, given what we did and what became of it."""
 
 
 class Waiting(Protocol):
@@ -148,8 +152,9 @@ class Decided(Protocol):
 class MemoryWaiting:
     """Waiting decisions in memory; beyond `limit` the oldest goes, and `expired` counts it."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, maturity: WentThrough = went_through) -> None:
         self._limit = limit
+        self._went_through = maturity
         self._decisions: OrderedDict[str, tuple[Decided, int]] = OrderedDict()
         self._verdicts: dict[str, KnownVerdict] = {}
         self._outcomes: dict[str, OutcomeKind] = {}
@@ -202,5 +207,5 @@ class MemoryWaiting:
                 if due.event_time + maturity_ms > now_ms:
                     return
             self._maturing.popleft()
-            if due is not None and went_through(due.action, self._outcomes.get(oldest)):
+            if due is not None and self._went_through(due.action, self._outcomes.get(oldest)):
                 yield due

@@ -6,7 +6,7 @@ the batches changes nothing.
 """
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +21,8 @@ from pipeline.errors import SnapshotError
 from pipeline.evaluation import Quality
 from pipeline.events import Label, Transactions
 from pipeline.features import FeatureKernel
-from pipeline.feedback import MemoryWaiting, Settled, matured_label
+from pipeline.feedback import MemoryWaiting, Settled, WentThrough, matured_label, went_through
+from pipeline.label_source import ConstantDelay, LabelSource
 from pipeline.learner import Learner
 from pipeline.profiles import MemoryProfiles
 from pipeline.records import ACTIONS
@@ -80,6 +81,14 @@ class Replay:
     `decided` is called with every batch of decisions, `settled` with labels that became known,
     in the order of their log; `scores` is what the quality is measured on. With a `snapshot`, its
     model alone scores, and nothing is learned: the profiles know of no label either.
+
+    Parameters
+    ----------
+    labels
+        What tells which labels and outcomes become known, and when; by default every label comes
+        after the constant delay of the options.
+    maturity
+        Of which decisions silence proves that they were genuine.
     """
 
     def __init__(
@@ -91,6 +100,8 @@ class Replay:
         decided: Callable[[Decisions], None] | None = None,
         settled: Callable[[Sequence[Settled]], None] | None = None,
         snapshot: Snapshot | None = None,
+        labels: LabelSource | None = None,
+        maturity: WentThrough = went_through,
     ) -> None:
         self._settings, self._options = settings, options
         self._decided = decided or (lambda decisions: None)
@@ -99,13 +110,13 @@ class Replay:
         names = (settings.model, *settings.challenger_names)
         if snapshot is not None:
             names = (snapshot.model.name,)
-        self._waiting = MemoryWaiting(settings.feedback_limit)
+        self._waiting = MemoryWaiting(settings.feedback_limit, maturity)
         kernel = FeatureKernel(schema)
         models = [make_model(name, kernel.names) for name in names]
         self._learner = Learner(schema, kernel.schema_hash, models)
         profiles = MemoryProfiles(schema, self._learner.profiles)
         self._engine = Engine(schema, settings, profiles, self._waiting)
-        self._due: deque[tuple[Transactions, NDArray[np.int8]]] = deque()
+        self._labels = labels or ConstantDelay(options.label_delay_ms)
         self.scores = ScoreLog(names)
         self._tick_end_ms = 0
         self._training_seq = 0
@@ -146,13 +157,12 @@ class Replay:
             self._learn_until(tick_start_ms)
             self._tick_end_ms = tick_start_ms + TICK_MS
         self._decide(batch, is_fraud)
-        if self._learns:
-            self._due.append((batch, is_fraud))
 
     def _decide(self, batch: Transactions, is_fraud: NDArray[np.int8]) -> None:
         decisions = self._engine.decide(batch)
         if self._learns:
             self._waiting.add(decisions)
+            self._labels.decided(batch, decisions, is_fraud)
         self._decided(decisions)
         self.scores.add(decisions, is_fraud[decisions.rows])
         result = self.result
@@ -165,23 +175,15 @@ class Replay:
 
     def _learn_until(self, now_ms: int) -> None:
         """Learn all labels that were known at a moment, and adopt what was learned."""
-        self._learn(self._labels_due(now_ms))
+        known = self._labels.due(now_ms)
+        for outcome in known.outcomes:
+            self._waiting.set_outcome(outcome)
+        self._learn(known.labels)
         maturity_ms = int(self._settings.maturity_days * DAY_MS)
         matured = self._waiting.take_matured(now_ms, maturity_ms)
         self._learn([matured_label(decision, maturity_ms) for decision in matured])
         self._learner.profiles.offset = self._training_seq
         self.result.model_version = self._adopt()
-
-    def _labels_due(self, now_ms: int) -> list[Label]:
-        delay_ms = self._options.label_delay_ms
-        labels: list[Label] = []
-        while self._due and self._due[0][0].event_time_ms[0] + delay_ms <= now_ms:
-            batch, is_fraud = self._due.popleft()
-            known = int(np.searchsorted(batch.event_time_ms, now_ms - delay_ms, side="right"))
-            labels += _labels_of(batch, is_fraud, known, delay_ms)
-            if known < len(batch):
-                self._due.appendleft((batch.slice(known, len(batch)), is_fraud[known:]))
-        return labels
 
     def _learn(self, labels: Sequence[Label]) -> None:
         settled = self._engine.label(labels, training_seq=self._training_seq)
@@ -206,21 +208,3 @@ class Replay:
             )
         self._engine.adopt(Version(snapshot.model, snapshot.training_offset))
         self.result.model_version = snapshot.version
-
-
-def _labels_of(
-    batch: Transactions, is_fraud: NDArray[np.int8], known: int, delay_ms: int
-) -> list[Label]:
-    verdicts, times = is_fraud.tolist(), batch.event_time_ms.tolist()
-    return [
-        Label(
-            label_id=f"l-{batch.transaction_id[row]}",
-            transaction_id=batch.transaction_id[row],
-            key=batch.keys[0][row],
-            is_fraud=verdicts[row] == 1,
-            source="simulated",
-            label_time_ms=times[row] + delay_ms,
-        )
-        for row in range(known)
-        if verdicts[row] >= 0
-    ]

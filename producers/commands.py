@@ -26,6 +26,7 @@ from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
 from producers.batch import EventBatch
 from producers.feed import LabelOptions, limited
+from producers.loop_options import CLOSED_LOOP_FRAUD_SCALE
 from producers.simulator import Drift, SimulatorOptions, expected_transactions, simulate
 from stack.connections import current_settings, kafka_servers_of
 
@@ -70,10 +71,17 @@ _WORLD = (
     click.option(
         "--burst-days", type=_Days(), default=(), help="Days with a burst of card testing, 30,60."
     ),
+    click.option(
+        "--fraud-scale",
+        type=float,
+        help="How many times as many terminals and cards are compromised. "
+        f"[default: {_DEFAULT.fraud_scale}; in a closed loop {CLOSED_LOOP_FRAUD_SCALE}]",
+    ),
 )
 
 
-def _world_options(command: Callable[..., None]) -> Callable[..., None]:
+def world_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of the simulated world."""
     for option in reversed(_WORLD):
         command = option(command)
     return command
@@ -97,7 +105,7 @@ def _world_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--limit", type=click.IntRange(min=1), help="End after so many transactions.")
 @click.option("--sort", is_flag=True, help="Read the whole file and put it in time order.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@_world_options
+@world_options
 def publish_command(
     file: Path | None, simulated: bool, sort: bool, limit: int | None, as_json: bool, **options: Any
 ) -> None:
@@ -111,7 +119,7 @@ def publish_command(
     schema = load_schema(settings.schema)
     labels = _labels(options)
     if file is None:
-        batches, total = _simulated(schema, _world(options))
+        batches, total = simulated_events(schema, world_of(options))
     else:
         batches, total = _from_file(file, schema, labels=labels is not None, sort=sort)
     if limit is not None:
@@ -121,13 +129,13 @@ def publish_command(
 
 @click.command(name="simulate")
 @click.argument("out", type=click.Path(path_type=Path))
-@_world_options
+@world_options
 def simulate_command(out: Path, **options: Any) -> None:
     """Write simulated events to a CSV or Parquet file, with label and scenario."""
     from producers.writing import write_events  # noqa: PLC0415 - pandas takes a second to import
 
     schema = load_schema(current_settings().schema)
-    batches, total = _simulated(schema, _world(options))
+    batches, total = simulated_events(schema, world_of(options))
     with _bar(total) as show:
         count = write_events(out, _counted(batches, show), schema)
     click.echo(f"wrote {count:,} transactions to {out}")
@@ -143,8 +151,12 @@ def _labels(options: dict[str, Any]) -> LabelOptions | None:
     )
 
 
-def _world(options: dict[str, Any]) -> SimulatorOptions:
-    drift_day = options["drift_day"]
+def world_of(options: dict[str, Any]) -> SimulatorOptions:
+    """Take a command's options of the simulated world together."""
+    drift_day, fraud_scale = options["drift_day"], options["fraud_scale"]
+    if fraud_scale is None:
+        closed_loop = options.get("closed_loop", False)
+        fraud_scale = CLOSED_LOOP_FRAUD_SCALE if closed_loop else _DEFAULT.fraud_scale
     return SimulatorOptions(
         customers=options["customers"],
         terminals=options["terminals"],
@@ -152,10 +164,14 @@ def _world(options: dict[str, Any]) -> SimulatorOptions:
         seed=options["seed"],
         drift=None if drift_day is None else Drift(day=drift_day),
         burst_days=options["burst_days"],
+        fraud_scale=fraud_scale,
     )
 
 
-def _simulated(schema: Schema, world: SimulatorOptions) -> tuple[Iterable[EventBatch], int | None]:
+def simulated_events(
+    schema: Schema, world: SimulatorOptions
+) -> tuple[Iterable[EventBatch], int | None]:
+    """Give simulated events of the schema, and about how many there will be."""
     names = tuple(entity.name for entity in schema.entities)
     if names != SIMULATED_ENTITIES or schema.categories:
         raise SettingError(

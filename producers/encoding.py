@@ -88,16 +88,16 @@ class LabelEncoder:
         return _encoded(self._record, columns)
 
 
-def label_id_of(transaction_id: str) -> str:
+def label_id_of(transaction_id: str, prefix: str = LABEL_PREFIX) -> str:
     """Derive a label's id from its transaction's, so that publishing twice teaches once.
 
-    >>> label_id_of("t1"), len(label_id_of("t" * 64))
-    ('l-t1', 34)
+    >>> label_id_of("t1"), len(label_id_of("t" * 64)), label_id_of("t1", "cb-")
+    ('l-t1', 34, 'cb-t1')
     """
-    if len(transaction_id) <= ID_LENGTH_MAX - len(LABEL_PREFIX):
-        return LABEL_PREFIX + transaction_id
+    if len(transaction_id) <= ID_LENGTH_MAX - len(prefix):
+        return prefix + transaction_id
     digest = hashlib.blake2b(transaction_id.encode(), digest_size=16)
-    return LABEL_PREFIX + digest.hexdigest()
+    return prefix + digest.hexdigest()
 
 
 def amount_texts(minor: Sequence[int], digits: int) -> list[str]:

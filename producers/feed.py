@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SettingError
 from pipeline.schema import Schema
+from pipeline.topics import FEEDBACK
 from producers.batch import LABEL_UNKNOWN, EventBatch
 from producers.encoding import LabelEncoder, TransactionEncoder
 
@@ -70,9 +71,11 @@ class Block:
     Parameters
     ----------
     transaction_id
-        Of a transaction; empty for a label.
+        Of a transaction; empty for a label or an outcome.
     time_ms
         Event time of a transaction, label time of a label.
+    topic
+        Where records go that are no transactions.
     is_tail
         The stream has ended and these are the labels that were still waiting.
     """
@@ -82,6 +85,7 @@ class Block:
     value: list[bytes]
     time_ms: list[int]
     is_tail: bool = False
+    topic: str = FEEDBACK
 
 
 def feed(

@@ -14,7 +14,7 @@ acknowledged by the broker; anything else is counted as failed, and ends the run
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,7 +26,7 @@ from kafka.errors import KafkaError
 from pipeline.errors import SettingError
 from pipeline.partitioner import partition_of
 from pipeline.schema import Schema
-from pipeline.topics import FEEDBACK, TRANSACTIONS
+from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
 from producers.ahead import ahead
 from producers.batch import EventBatch
 from producers.feed import Block, LabelOptions, feed
@@ -79,6 +79,11 @@ class Pace:
             if value is not None and not value > 0:
                 raise SettingError(f"{name} must be above 0 (got {value})")
 
+    @property
+    def is_set(self) -> bool:
+        """Whether records are held back at all."""
+        return self.rate is not None or self.speedup is not None
+
     def due_seconds(self, *, number: int, time_ms: int) -> float:
         """Say when a record is due, in seconds from the start.
 
@@ -111,6 +116,7 @@ class Published:
     failed: int
     seconds: float
     reason: str = ""
+    outcomes: int = 0
 
 
 def _never() -> bool:
@@ -162,13 +168,29 @@ def publish(
         How long the client waits to fill a batch. It is part of what a latency measurement sees:
         set it to 0 or 1 for one.
     """
-    with _connected(servers, linger_ms) as producer:
-        run = _Run(producer, _partitions(producer, servers), pace or Pace(), watch or Watch())
-        blocks = feed(batches, schema, labels)
-        if run.is_paced:
-            blocks = ahead(blocks, items_max=BLOCKS_AHEAD_MAX)
-        with closing(blocks):
-            return run.send_all(blocks)
+    pace = pace or Pace()
+    blocks = feed(batches, schema, labels)
+    if pace.is_set:
+        blocks = ahead(blocks, items_max=BLOCKS_AHEAD_MAX)
+    return publish_blocks(blocks, servers, pace=pace, watch=watch or Watch(), linger_ms=linger_ms)
+
+
+def publish_blocks(
+    blocks: Generator[Block],
+    servers: str,
+    *,
+    pace: Pace,
+    watch: Watch,
+    linger_ms: int = LINGER_MS,
+    topics: Sequence[str] = (TRANSACTIONS, FEEDBACK),
+) -> Published:
+    """Publish records that are encoded already; a block is asked for when the last one was sent.
+
+    `topics` are those that must exist, with equally many partitions.
+    """
+    with closing(blocks), _connected(servers, linger_ms) as producer:
+        run = _Run(producer, _partitions(producer, servers, topics), pace, watch)
+        return run.send_all(blocks)
 
 
 @contextmanager
@@ -228,13 +250,13 @@ def _nobody(servers: str) -> SettingError:
     )
 
 
-def _partitions(producer: Any, servers: str) -> int:
-    """Give the number of partitions, which must be one for both topics."""
-    counts = {topic: _partitions_of(producer, topic, servers) for topic in (TRANSACTIONS, FEEDBACK)}
-    if counts[TRANSACTIONS] != counts[FEEDBACK]:
+def _partitions(producer: Any, servers: str, topics: Sequence[str]) -> int:
+    """Give the number of partitions, which must be one for all topics."""
+    counts = {topic: _partitions_of(producer, topic, servers) for topic in topics}
+    if len(set(counts.values())) > 1:
         raise SettingError(
-            f"topics {TRANSACTIONS!r} and {FEEDBACK!r} must have equally many partitions, since "
-            f"a label follows its transaction (got {counts[TRANSACTIONS]} and {counts[FEEDBACK]})"
+            f"topics {' and '.join(map(repr, topics))} must have equally many partitions, since "
+            f"a label follows its transaction (got {' and '.join(map(str, counts.values()))})"
         )
     return counts[TRANSACTIONS]
 
@@ -307,11 +329,12 @@ class _Run:
 
     def __init__(self, producer: Any, partitions: int, pace: Pace, watch: Watch) -> None:
         self._producer = producer
-        self.is_paced = pace.rate is not None or pace.speedup is not None
         self._pace = pace
         self._watch = watch
         self._transactions = _InFlight()
         self._labels = _InFlight()
+        self._outcomes = _InFlight()
+        self._all = (self._transactions, self._labels, self._outcomes)
         self._place = lru_cache(maxsize=KEYS_REMEMBERED_MAX)(_place_in(partitions))
         self._began = time.perf_counter()
         self._first_ms: int | None = None
@@ -334,8 +357,8 @@ class _Run:
             self._producer.flush(timeout=2 * DELIVERY_SECONDS_MAX)
         except KafkaError as error:
             self._transactions.reason = self._transactions.reason or _reason(error)
-        self._transactions.close()
-        self._labels.close()
+        for in_flight in self._all:
+            in_flight.close()
         self._report(time.perf_counter(), event_time_ms)
         return self._published()
 
@@ -343,25 +366,31 @@ class _Run:
         return Published(
             transactions=self._transactions.acknowledged,
             labels=self._labels.acknowledged,
-            failed=self._transactions.failed + self._labels.failed,
+            failed=self._failed,
             seconds=time.perf_counter() - self._began,
-            reason=self._transactions.reason or self._labels.reason,
+            reason=next((in_flight.reason for in_flight in self._all if in_flight.reason), ""),
+            outcomes=self._outcomes.acknowledged,
         )
+
+    @property
+    def _failed(self) -> int:
+        return sum(in_flight.failed for in_flight in self._all)
 
     def _send_block(self, block: Block) -> int:
         """Send a block's records in order; gives the last one's time."""
         time_ms = 0
+        beside = self._outcomes if block.topic == OUTCOMES else self._labels
         rows = zip(block.transaction_id, block.key, block.value, block.time_ms, strict=True)
         for transaction_id, key, value, time_ms in rows:
             self._since_look += 1
-            if self.is_paced or self._since_look >= RECORDS_BETWEEN_LOOKS:
+            if self._pace.is_set or self._since_look >= RECORDS_BETWEEN_LOOKS:
                 self._wait_until_due(time_ms)
                 if self._ended:
                     break
             if transaction_id:
                 self._send_transaction(transaction_id, key, value)
             else:
-                self._send(self._labels, FEEDBACK, key, value)
+                self._send(beside, block.topic, key, value)
                 # Without transactions to follow, the labels themselves fill the schedule.
                 self._number += block.is_tail
         return time_ms
@@ -394,10 +423,9 @@ class _Run:
 
     def _look(self, now: float, time_ms: int) -> None:
         self._since_look = 0
-        self._transactions.settle()
-        self._labels.settle()
-        failed = self._transactions.failed + self._labels.failed
-        self._ended = failed > 0 or self._watch.stop()
+        for in_flight in self._all:
+            in_flight.settle()
+        self._ended = self._failed > 0 or self._watch.stop()
         if now - self._seen[0] >= PROGRESS_SECONDS:
             self._report(now, time_ms)
 

@@ -1,6 +1,6 @@
 """`fraudstream replay FILE`: stored events through the core, with labels at their true delay."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -26,8 +26,11 @@ from pipeline.report_words import period_text, quality_table
 from pipeline.run_log import RunLog
 from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
-from producers.commands import Duration
+from producers.batch import EventBatch
+from producers.closed_loop import ClosedLoop
+from producers.commands import Duration, simulated_events, world_of, world_options
 from producers.datasets import count_rows, read_events
+from producers.loop_options import closed_loop_option, loop_of, loop_options, report_lines
 from producers.report_file import ReportFile
 from stack.connections import current_settings
 
@@ -86,17 +89,23 @@ class DecisionFile:
 class _Plan:
     """What one replay does, as its options say."""
 
-    file: Path
+    title: str
+    batches: Iterable[EventBatch]
+    total: int | None
     schema: Schema
     settings: Settings
     options: ReplayOptions
     decisions: Path | None
     snapshot: Snapshot | None
+    world: ClosedLoop | None
     log: RunLog | None
 
 
 @click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument(
+    "file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option("--simulate", "simulated", is_flag=True, help="Replay simulated events.")
 @click.option(
     "--label-delay", type=Duration(), default="7d", show_default=True,
     help="Event time from an event to its label: 7d, 12h, 0.",
@@ -115,8 +124,12 @@ class _Plan:
     "--report", type=click.Path(dir_okay=False, path_type=Path), help="HTML page to write."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+@closed_loop_option
+@loop_options
+@world_options
 def replay(
-    file: Path,
+    file: Path | None,
+    simulated: bool,
     label_delay: int,
     start: datetime | None,
     end: datetime | None,
@@ -125,12 +138,18 @@ def replay(
     no_learn: bool,
     report: Path | None,
     as_json: bool,
+    **others: Any,
 ) -> None:
-    """Run the events of FILE (CSV or Parquet) through the core, and measure.
+    """Run the events of FILE (CSV or Parquet), or simulated ones, through the core, and measure.
 
-    The same engine as the worker's; each label is learned when it would have become known. Ctrl-C
-    ends it early with what was measured until then.
+    The same engine as the worker's; each label is learned when it would have become known. In a
+    closed loop what becomes known depends on what was decided, and quality is measured against the
+    truth. Ctrl-C ends it early with what was measured until then.
     """
+    if (file is not None) == simulated:
+        raise click.UsageError("give either a FILE or --simulate")
+    if others["closed_loop"] and no_learn:
+        raise click.UsageError("--closed-loop and --no-learn exclude each other")
     if no_learn != (snapshot_file is not None):
         raise click.UsageError(
             "--snapshot and --no-learn go together: a file's model is not taught"
@@ -144,18 +163,22 @@ def replay(
     schema = load_schema(settings.schema)
     page = None if report is None else ReportFile(report)
     log = None if page is None else _run_log(schema, options)
+    title, batches, total = _events(file, schema, others)
     plan = _Plan(
-        file=file,
+        title=title,
+        batches=batches,
+        total=total,
         schema=schema,
         settings=settings,
         options=options,
         decisions=decisions,
         snapshot=snapshot,
+        world=_closed_loop(options, others),
         log=log,
     )
     run = _run(plan)
     result = run.result
-    click.echo(_as_json(result, settings)) if as_json else _show(result)
+    click.echo(_as_json(result, plan)) if as_json else _show(result, plan)
     if page is not None and log is not None:
         _save_report(page, plan, run, log)
     if not result.finished:
@@ -166,17 +189,30 @@ def _milliseconds(moment: datetime | None) -> int | None:
     return None if moment is None else int(moment.replace(tzinfo=UTC).timestamp() * 1000)
 
 
+def _events(
+    file: Path | None, schema: Schema, others: dict[str, Any]
+) -> tuple[str, Iterable[EventBatch], int | None]:
+    """Give what the events are called, the events, and how many there are."""
+    if file is not None:
+        return file.name, read_events(file, schema), count_rows(file)
+    batches, total = simulated_events(schema, world_of(others))
+    return f"simulated, seed {others['seed']}", batches, total
+
+
+def _closed_loop(options: ReplayOptions, others: dict[str, Any]) -> ClosedLoop | None:
+    loop = loop_of(others, seed=others["seed"], start_ms=options.start_ms, end_ms=options.end_ms)
+    return ClosedLoop(loop) if loop else None
+
+
 def _run_log(schema: Schema, options: ReplayOptions) -> RunLog:
     names = [feature.name for feature in feature_table(schema)]
     return RunLog(names, label_delay_ms=options.label_delay_ms, reference_from_ms=options.start_ms)
 
 
 def _run(plan: _Plan) -> Replay:
-    batches = (
-        (batch.transactions(), batch.is_fraud) for batch in read_events(plan.file, plan.schema)
-    )
+    batches = ((batch.transactions(), batch.is_fraud) for batch in plan.batches)
     with ExitStack() as stack:
-        progress = stack.enter_context(_progress(count_rows(plan.file)))
+        progress = stack.enter_context(_progress(plan.total))
         watching = [] if plan.log is None else [plan.log.add_decisions]
         if plan.decisions is not None:
             watching.append(stack.enter_context(DecisionFile(plan.decisions)).add)
@@ -192,6 +228,7 @@ def _run(plan: _Plan) -> Replay:
             decided=decided,
             settled=None if plan.log is None else plan.log.add_settled,
             snapshot=plan.snapshot,
+            labels=plan.world,
         )
         run.run(batches, progress)
     return run
@@ -202,7 +239,7 @@ def _save_report(page: ReportFile, plan: _Plan, run: Replay, log: RunLog) -> Non
     from pipeline.report_page import render  # noqa: PLC0415
 
     found = make_report(
-        plan.file.name,
+        plan.title,
         plan.schema,
         plan.settings,
         plan.options,
@@ -235,8 +272,8 @@ def _progress(total: int | None) -> Iterator[Callable[[ReplayResult], None]]:
         yield report
 
 
-def _as_json(result: ReplayResult, settings: Settings) -> str:
-    names = (settings.model, *settings.challenger_names)
+def _as_json(result: ReplayResult, plan: _Plan) -> str:
+    names = (plan.settings.model, *plan.settings.challenger_names)
     quality = {name: asdict(found) for name, found in result.quality.items()}
     champion = quality.get(names[0], {})
     record = {
@@ -253,10 +290,12 @@ def _as_json(result: ReplayResult, settings: Settings) -> str:
         "events_measured": champion.get("events", 0),
         "models": quality,
     }
+    if plan.world is not None:
+        record["closed_loop"] = asdict(plan.world.report())
     return msgspec.json.encode(record).decode()
 
 
-def _show(result: ReplayResult) -> None:
+def _show(result: ReplayResult, plan: _Plan) -> None:
     measured = quality_table(result.quality)
     table = Table(*measured.header, box=None)
     for row in measured.rows:
@@ -267,4 +306,7 @@ def _show(result: ReplayResult) -> None:
     console.print(f"period   {period_text(result.first_ms, result.last_ms)}")
     console.print("actions ", *(f"{name} {count:,} " for name, count in result.actions.items()))
     console.print("labels  ", *(f"{name} {count:,} " for name, count in result.labels.items()))
+    if plan.world is not None:
+        for line in report_lines(plan.world.report(), plan.schema.minor_digits):
+            console.print(line, soft_wrap=True)
     console.print(table)

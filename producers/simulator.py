@@ -101,6 +101,8 @@ class SimulatorOptions:
         Days with one burst of card testing each.
     bursts_a_day
         Expected number of further bursts each day, on seeded random days.
+    fraud_scale
+        How many times as many terminals and cards are compromised each day.
     """
 
     customers: int = 5_000
@@ -113,6 +115,7 @@ class SimulatorOptions:
     drift: Drift | None = None
     burst_days: tuple[int, ...] = ()
     bursts_a_day: float = 0.0
+    fraud_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("customers", "terminals"):
@@ -125,10 +128,10 @@ class SimulatorOptions:
                 f"first_day ({self.first_day}) and days ({self.days}) must not be negative, "
                 f"nor more than {DAYS_MAX} together"
             )
-        if self.seed < 0 or self.radius <= 0 or self.bursts_a_day < 0:
+        if self.seed < 0 or self.radius <= 0 or min(self.bursts_a_day, self.fraud_scale) < 0:
             raise SettingError(
-                f"seed ({self.seed}) and bursts_a_day ({self.bursts_a_day}) must not be "
-                f"negative, radius ({self.radius}) must be above 0"
+                f"seed ({self.seed}), bursts_a_day ({self.bursts_a_day}) and fraud_scale "
+                f"({self.fraud_scale}) must not be negative, radius ({self.radius}) must be above 0"
             )
 
 
@@ -212,6 +215,7 @@ def _compromised(
     drift = options.drift or Drift(day=DAYS_MAX + 1)
 
     def rate(usual: float, factor: float) -> Callable[[int], float]:
+        usual *= options.fraud_scale
         return lambda begun: usual * (factor if begun >= drift.day else 1.0)
 
     terminals = _taken(
