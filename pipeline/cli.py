@@ -53,6 +53,9 @@ COMMANDS: dict[str, CommandEntry] = {
     "publish": CommandEntry(
         "producers.commands:publish_command", "Publish a file or simulated traffic.", CONNECTED
     ),
+    "loop": CommandEntry(
+        "producers.loop_command:loop_command", "Publish, and answer to the decisions.", CONNECTED
+    ),
     "worker": CommandEntry(
         "consumers.commands:worker",
         "Score transactions and join labels.",

@@ -121,7 +121,7 @@ def publish_command(
     if file is None:
         batches, total = simulated_events(schema, world_of(options))
     else:
-        batches, total = _from_file(file, schema, labels=labels is not None, sort=sort)
+        batches, total = file_events(file, schema, labels=labels is not None, sort=sort)
     if limit is not None:
         batches, total = limited(batches, limit), min(limit, total or limit)
     _publish(batches, total, settings, schema, labels, options, as_json=as_json)
@@ -136,7 +136,7 @@ def simulate_command(out: Path, **options: Any) -> None:
 
     schema = load_schema(current_settings().schema)
     batches, total = simulated_events(schema, world_of(options))
-    with _bar(total) as show:
+    with progress_bar(total) as show:
         count = write_events(out, _counted(batches, show), schema)
     click.echo(f"wrote {count:,} transactions to {out}")
 
@@ -181,9 +181,10 @@ def simulated_events(
     return simulate(world), expected_transactions(world)
 
 
-def _from_file(
+def file_events(
     file: Path, schema: Schema, *, labels: bool, sort: bool
 ) -> tuple[Iterable[EventBatch], int | None]:
+    """Give the events of a file, and how many there are."""
     from producers.datasets import count_rows, read_events  # noqa: PLC0415 - as above
 
     batches = read_events(file, schema, labels=labels, sort=sort)
@@ -202,7 +203,7 @@ def _publish(
 ) -> None:
     from producers.publisher import Pace, Progress, Watch, publish  # noqa: PLC0415 - as above
 
-    with _stopped_by_signal() as stop, _bar(total) as show:
+    with stopped_by_signal() as stop, progress_bar(total) as show:
 
         def report(progress: Progress) -> None:
             day = datetime.fromtimestamp(progress.event_time_ms / 1_000, UTC)
@@ -230,7 +231,7 @@ def _publish(
 
 
 @contextmanager
-def _stopped_by_signal() -> Iterator[Callable[[], bool]]:
+def stopped_by_signal() -> Iterator[Callable[[], bool]]:
     """Give a question that is answered with true after Ctrl-C; a second Ctrl-C ends at once."""
     stopped = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -249,7 +250,7 @@ def _stopped_by_signal() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _bar(total: int | None) -> Iterator[Callable[[int, str], None]]:
+def progress_bar(total: int | None) -> Iterator[Callable[[int, str], None]]:
     """Show a progress bar; gives what moves it to a count, with a text beside it."""
     console = Console(stderr=True)
     columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))

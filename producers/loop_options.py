@@ -1,7 +1,7 @@
-"""The options of a closed loop, which `replay` and `publish` share.
+"""The options of a closed loop, which `replay` and `loop` share.
 
->>> import click
 >>> @click.command()
+... @closed_loop_option
 ... @loop_options
 ... def show(**options): print(loop_of(options, seed=1))
 >>> show(["--closed-loop", "--review-budget", "5"], standalone_mode=False)
@@ -23,40 +23,40 @@ from producers.closed_loop import LoopOptions, LoopReport
 CLOSED_LOOP_FRAUD_SCALE = 0.25
 
 _DEFAULT = LoopOptions()
+_CLOSED_LOOP = click.option(
+    "--closed-loop",
+    is_flag=True,
+    help="Labels follow what was decided: declined is never known, alerts are reviewed within a "
+    "budget, fraud comes back as a chargeback after 20 to 90 days.",
+)
 _OPTIONS = (
-    click.option(
-        "--closed-loop",
-        is_flag=True,
-        help="Labels follow what was decided: declined is never known, alerts are reviewed within "
-        "a budget, fraud comes back as a chargeback after 20 to 90 days.",
-    ),
     click.option(
         "--review-budget",
         type=click.IntRange(min=0),
-        help=f"Closed loop: alerts reviewed a day. [default: {_DEFAULT.review_budget}]",
+        help=f"Alerts reviewed a day. [default: {_DEFAULT.review_budget}]",
     ),
     click.option(
         "--unnoticed-share",
         type=float,
-        help="Closed loop: share of the frauds that went through of which nobody complains. "
+        help="Share of the frauds that went through of which nobody complains. "
         f"[default: {_DEFAULT.unnoticed_share}]",
     ),
     click.option(
         "--called-share",
         type=float,
-        help="Closed loop: share of the others whose holder calls within 1 to 5 days. "
+        help="Share of the others whose holder calls within 1 to 5 days. "
         f"[default: {_DEFAULT.called_share}]",
     ),
     click.option(
         "--mistaken-share",
         type=float,
-        help="Closed loop: share of the genuine that are charged back by mistake, and reversed. "
+        help="Share of the genuine that are charged back by mistake, and reversed. "
         f"[default: {_DEFAULT.mistaken_share:f}]",
     ),
     click.option(
         "--issuer-declined-share",
         type=float,
-        help="Closed loop: share of what we approve that the issuer declines. "
+        help="Share of what we approve that the issuer declines. "
         f"[default: {_DEFAULT.issuer_declined_share}]",
     ),
 )
@@ -67,6 +67,11 @@ _NAMES = (
     "mistaken_share",
     "issuer_declined_share",
 )
+
+
+def closed_loop_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the choice between an open loop and a closed one."""
+    return _CLOSED_LOOP(command)
 
 
 def loop_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -195,7 +195,7 @@ def publish_blocks(
 
 @contextmanager
 def _connected(servers: str, linger_ms: int) -> Iterator[Any]:
-    _wait_for_any(servers)
+    wait_for_any(servers)
     try:
         producer = KafkaProducer(
             bootstrap_servers=servers.split(","),
@@ -212,20 +212,20 @@ def _connected(servers: str, linger_ms: int) -> Iterator[Any]:
             metrics_enabled=False,
         )
     except KafkaError as error:
-        raise _nobody(servers) from error
+        raise nobody(servers) from error
     try:
         yield producer
     finally:
         producer.close(timeout=CONNECT_SECONDS_MAX)
 
 
-def _wait_for_any(servers: str) -> None:
+def wait_for_any(servers: str) -> None:
     """Wait until one of the servers takes connections: the client, left alone, leaks its own."""
     deadline = time.monotonic() + CONNECT_SECONDS_MAX
     places = [_host_and_port(server) for server in servers.split(",")]
     while not any(_takes_connections(place) for place in places):
         if time.monotonic() > deadline:
-            raise _nobody(servers)
+            raise nobody(servers)
         time.sleep(CONNECT_POLL_SECONDS)
 
 
@@ -244,7 +244,8 @@ def _takes_connections(place: tuple[str, int]) -> bool:
     return True
 
 
-def _nobody(servers: str) -> SettingError:
+def nobody(servers: str) -> SettingError:
+    """Give the error of a Kafka that is not there."""
     return SettingError(
         f"no Kafka broker answers at {servers}: start it (fraudstream up), or set kafka_servers"
     )

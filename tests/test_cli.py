@@ -170,7 +170,7 @@ def test_a_wrong_flag_is_wrong_use(command: str, run: CommandLine) -> None:
         (("worker", "--partitions", "many"), "'many' is not a valid integer"),
         (("label", "t1", "maybe"), "'maybe' is not one of 'fraud', 'genuine'"),
         (("replay", "absent.csv"), "'absent.csv' does not exist"),
-        (("replay",), "Missing argument 'FILE'"),
+        (("replay",), "give either a FILE or --simulate"),
     ],
 )
 def test_wrong_use_is_two_and_says_what_is_wrong(
