@@ -103,13 +103,31 @@ class Closed:
 
 
 class LiveLoop:
-    """The records of a closed loop in the order to be sent, as the decisions come in."""
+    """The records of a closed loop in the order to be sent, as the decisions come in.
+
+    Parameters
+    ----------
+    stop
+        Asked whenever something is waited for.
+    undecided_max
+        Transactions that may be undecided; beyond it no more are sent.
+    patience_seconds
+        Where nobody decides anything for so long, the run ends.
+    """
 
     def __init__(
-        self, schema: Schema, world: ClosedLoop, decisions: DecisionReader, stop: Stop
+        self,
+        schema: Schema,
+        world: ClosedLoop,
+        decisions: DecisionReader,
+        stop: Stop,
+        *,
+        undecided_max: int = UNDECIDED_MAX,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._schema, self._world = schema, world
         self._decisions, self._stop = decisions, stop
+        self._undecided_max, self._patience_seconds = undecided_max, patience_seconds
         self._key = schema.entities[0].name
         self.undecided = Undecided()
         self.ignored = 0
@@ -126,7 +144,7 @@ class LiveLoop:
             yield Block(part.transaction_id, part.keys[0], encoder.encode(part), times)
             # It is asked for more once all of that was sent.
             self.undecided.add(part.transaction_id, times, part.is_fraud.tolist())
-            self._read_until(lead_ms=LEAD_MS_MAX, count=UNDECIDED_MAX)
+            self._read_until(lead_ms=LEAD_MS_MAX, count=self._undecided_max)
             if self.gave_up or self._stop():
                 return
             yield from self._known(self.undecided.clock_ms)
@@ -144,7 +162,7 @@ class LiveLoop:
                 return
             if self._react(self._decisions.poll(POLL_MS)):
                 waited_since = time.monotonic()
-            elif time.monotonic() - waited_since > PATIENCE_SECONDS:
+            elif time.monotonic() - waited_since > self._patience_seconds:
                 self.gave_up = True
                 return
 
