@@ -20,7 +20,7 @@ from producers.closed_loop import LoopOptions, LoopReport
 
 # Beside amounts that are always fraud, this gives 0.1 to 0.3 % of the traffic: the Handbook's own
 # 0.8 % is several times what a bank sees.
-CLOSED_LOOP_FRAUD_SCALE = 0.25
+CLOSED_LOOP_FRAUD_SCALE = 0.15
 
 _DEFAULT = LoopOptions()
 _CLOSED_LOOP = click.option(

@@ -14,12 +14,13 @@ import pytest
 
 from pipeline.cli import COMMANDS, INTERRUPTED, cli, main
 from pipeline.settings import SETTINGS
+from producers.loop_options import CLOSED_LOOP_FRAUD_SCALE
 from tests.waiting import wait_until
 
 SCRIPT = Path(sys.executable).parent / "fraudstream"
 # What a command must be given to be used rightly.
 ARGUMENTS = {"publish": ("--simulate",), "label": ("t1", "fraud")}
-NEEDS_SERVERS = ("topics", "publish", "worker", "trainer", "monitor", "alerts", "label")
+NEEDS_SERVERS = ("topics", "publish", "loop", "worker", "trainer", "monitor", "alerts", "label")
 WORLD = ("--customers", "50", "--terminals", "50", "--days", "4")
 
 
@@ -335,3 +336,49 @@ def test_an_interrupt_leaves_a_report_that_says_so(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Partial: the run was interrupted." in page
     assert page.rstrip().endswith("</html>")
+
+
+def test_a_closed_loop_can_be_replayed_and_says_what_it_was_worth(run: CommandLine) -> None:
+    loop = ("--closed-loop", "--review-budget", "3", "--json")
+
+    done = run("replay", "--simulate", *WORLD, *loop)
+    again = run("replay", "--simulate", *WORLD, *loop)
+
+    assert done.code == 0, done.err
+    said, same = json.loads(done.out), json.loads(again.out)
+    assert same["closed_loop"] == said["closed_loop"]
+    report = said["closed_loop"]
+    assert report["decided"] + report["alerts_waiting"] == said["events"]
+    assert report["frauds"] == said["frauds"]
+    assert report["alerts_reviewed"] <= 3 * 4
+
+
+def test_a_file_can_be_replayed_in_a_closed_loop(run: CommandLine) -> None:
+    scale = ("--fraud-scale", str(CLOSED_LOOP_FRAUD_SCALE))
+    assert run("simulate", "events.csv", *WORLD, *scale).code == 0
+
+    of_file = run("replay", "events.csv", "--closed-loop")
+    simulated = run("replay", "--simulate", *WORLD, "--closed-loop")
+
+    assert (of_file.code, simulated.code) == (0, 0), of_file.err
+    shown = [line for line in lines(of_file.out) if not line.startswith("events  ")]
+    assert shown == [line for line in lines(simulated.out) if not line.startswith("events  ")]
+    assert any(line.startswith("money    value detected") for line in shown)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (("--review-budget", "3"), 1, "--review-budget: only with --closed-loop"),
+        (("--closed-loop", "--called-share", "2"), 1, "called_share must be 0 to 1 (got 2.0)"),
+        (("--closed-loop", "--review-budget", "-1"), 2, "-1 is not in the range x>=0"),
+        (("--fraud-scale", "-1"), 1, "fraud_scale (-1.0)"),
+    ],
+)
+def test_a_loop_that_cannot_be_is_refused(
+    flags: tuple[str, ...], code: int, said: str, run: CommandLine
+) -> None:
+    done = run("replay", "--simulate", *WORLD, *flags)
+
+    assert (done.code, done.out) == (code, "")
+    assert said in lines(done.err)[-1]

@@ -217,3 +217,19 @@ def test_random_bursts_come_about_as_often_as_asked() -> None:
 def test_an_impossible_world_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(SettingError, match=next(iter(wrong))):
         SimulatorOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_fraud_can_be_made_rarer_and_nothing_else_changes() -> None:
+    usual, rare, none = (
+        joined(list(simulate(replace(SMALL, days=60, fraud_scale=scale)))) for scale in (1, 0.2, 0)
+    )
+
+    assert usual.transaction_id == rare.transaction_id == none.transaction_id
+    assert usual.keys == rare.keys == none.keys
+    assert set(np.unique(scenarios(none)).tolist()) == {GENUINE, LARGE_AMOUNT}
+    compromised = [
+        int((scenarios(batch) > LARGE_AMOUNT).sum()) for batch in (usual, rare, none)
+    ]  # fmt: skip
+    assert compromised[0] > 2 * compromised[1] > compromised[2] == 0
+    large = scenarios(usual) == LARGE_AMOUNT
+    assert (scenarios(none)[large] == LARGE_AMOUNT).all()
