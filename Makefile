@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo docs latency million handbook
+.PHONY: help setup test lint demo docs dashboards latency million handbook
 
 BIN := .venv/bin
 STAMP := .venv/.made
@@ -34,6 +34,10 @@ demo: setup ## Run the whole system on this machine for a few minutes, leaving n
 
 docs: setup ## Write docs/reference.md from the tables in the code
 	@$(BIN)/python -m stack.reference > docs/reference.md
+
+dashboards: setup ## Write the dashboard, and what its expressions are in a run with Prometheus
+	@$(BIN)/python -m dashboards.build > dashboards/fraudstream.json
+	@$(BIN)/python -m dashboards.observe > dashboards/EXPRESSIONS.md
 
 latency: setup ## Measure produce-to-decision latency at 1,000 events/s
 	@$(BIN)/python -m benchmarks.latency $(ARGS)

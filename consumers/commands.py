@@ -82,10 +82,12 @@ async def _until_stopped(process: Trainer, on_ready: Callable[[], None]) -> None
 
 
 @click.command()
-def monitor() -> None:
+@click.option("--from-end", is_flag=True, help="Know nothing of what came before the start.")
+def monitor(from_end: bool) -> None:
     """Measure quality and drift of what was decided, and serve them as metrics.
 
-    It reads the logs from their beginning, and changes nothing.
+    It reads the logs from their beginning, and changes nothing. With --from-end the references of
+    drift are pinned anew: that of the scores at once, that of the features after a month.
     """
     settings, _, endpoints = _parts()
     stop = threading.Event()
@@ -96,6 +98,7 @@ def monitor() -> None:
         kafka_servers=endpoints.kafka_servers,
         stop=stop,
         on_ready=lambda port: _ready("monitor", port, settings),
+        from_start=not from_end,
     )
 
 

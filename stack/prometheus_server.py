@@ -19,12 +19,16 @@ from stack.network import LOOPBACK, free_port, listens
 
 NAME = "prometheus"
 TARGETS = "metrics"
+RULES = "rules.yml"
+# Beside the packages in a checkout; an installed one has none, and its Prometheus no rules.
+RULES_SOURCE = Path(__file__).parent.parent / "dashboards" / RULES
 ANSWER_SECONDS_MAX = 20
 
 CONFIGURATION = f"""\
 global:
   scrape_interval: 2s
   evaluation_interval: 2s
+rule_files: ["{RULES}"]
 scrape_configs:
   - job_name: fraudstream
     file_sd_configs:
@@ -42,6 +46,8 @@ def prepare_prometheus(folder: Path, ports: Mapping[str, int]) -> Launch | None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder.parent / TARGETS).mkdir(exist_ok=True)
     (folder / "prometheus.yml").write_text(CONFIGURATION, encoding="ascii")
+    if RULES_SOURCE.exists():
+        shutil.copyfile(RULES_SOURCE, folder / RULES)
     return Launch(
         name=NAME,
         version=_version(binary),

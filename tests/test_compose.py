@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
+from dashboards.build import SOURCE
 from pipeline.cli import COMMANDS
 from pipeline.settings import ENVIRONMENT_PREFIX, load_settings
 from pipeline.topics import SNAPSHOT_BYTES_MAX
@@ -80,6 +81,51 @@ def test_prometheus_asks_each_service_at_its_port(ours: dict[str, dict[str, Any]
     assert asked == served
     for name, port in served.items():
         assert f"127.0.0.1:{port}/metrics" in ours[name]["healthcheck"]["test"][-1]
+
+
+def mounts(compose: dict[str, Any], name: str) -> dict[str, Path]:
+    """Give the files and folders of this checkout that a container reads, by their place in it."""
+    volumes = [volume.split(":") for volume in compose["services"][name]["volumes"]]
+    ours = [volume for volume in volumes if volume[0].startswith("./")]
+    assert all(mode == ["ro"] for _, _, *mode in ours)
+    return {inside: ROOT / outside for outside, inside, *_ in ours}
+
+
+def test_prometheus_loads_the_rules(compose: dict[str, Any]) -> None:
+    found = mounts(compose, "prometheus")
+    configuration = yaml.safe_load(found["/etc/prometheus/prometheus.yml"].read_text())
+
+    assert configuration["rule_files"] == ["rules.yml"]
+    assert yaml.safe_load(found["/etc/prometheus/rules.yml"].read_text())["groups"]
+
+
+def test_grafana_shows_the_dashboard_on_the_prometheus_beside_it(compose: dict[str, Any]) -> None:
+    found = mounts(compose, "grafana")
+    provisioning = found["/etc/grafana/provisioning"]
+    [source] = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())[
+        "datasources"
+    ]
+    [provider] = yaml.safe_load((provisioning / "dashboards/fraudstream.yml").read_text())[
+        "providers"
+    ]
+    shown = found["/etc/fraudstream/fraudstream.json"].read_text()
+    environment = compose["services"]["grafana"]["environment"]
+
+    assert source["url"] == "http://prometheus:9090"
+    assert source["uid"] == SOURCE.uid
+    assert f'"uid": "{source["uid"]}"' in shown
+    assert provider["options"]["path"] == "/etc/fraudstream"
+    assert environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] in (
+        f"{provider['options']['path']}/fraudstream.json"
+    )
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+
+
+def test_no_image_is_taken_as_it_happens_to_be(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        if not service.get("build"):
+            assert not service["image"].endswith(":latest"), name
+            assert ":" in service["image"], name
 
 
 def test_nothing_is_published_beyond_loopback(compose: dict[str, Any]) -> None:

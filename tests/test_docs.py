@@ -8,7 +8,11 @@ from pipeline.settings import ENVIRONMENT_PREFIX, SETTINGS
 from stack.reference import reference
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "dashboards").glob("*.md")),
+]
 
 
 def test_the_reference_is_made_from_the_tables() -> None:

@@ -260,6 +260,15 @@ def test_prometheus_finds_the_targets_that_processes_write(stack: Endpoints) -> 
     wait_until(is_up, "the target is scraped")
 
 
+@pytest.mark.skipif(not HAS_PROMETHEUS, reason="prometheus is not installed here")
+def test_prometheus_has_the_rules_of_the_dashboard(stack: Endpoints) -> None:
+    with urllib.request.urlopen(f"{stack.prometheus_url}/api/v1/rules") as answer:
+        groups = json.load(answer)["data"]["groups"]
+    names = {rule["name"] for group in groups for rule in group["rules"]}
+
+    assert {"fraud:score_psi:mean15m", "ScoreDrift", "MonitoringGap"} <= names
+
+
 def test_topics_have_the_settings_of_the_table(settings: Settings) -> None:
     with KafkaAdminClient(bootstrap_servers=settings.kafka_servers) as admin:
         found = {topic["name"]: topic for topic in admin.describe_topics()}
