@@ -200,6 +200,24 @@ _QUALITY = Screen(
             ("fraud_quality_window_frauds", "{{model}} frauds"),
         ),
         _panel(
+            "Frauds and genuine payments stopped",
+            "Share reviewed or declined, of those whose labels came in seven days.",
+            "percentunit",
+            ("fraud:recall:share7d", "frauds (recall)"),
+            ("fraud:false_positives:share7d", "genuine (false positives)"),
+        ),
+        _panel(
+            "Value stopped",
+            "Share of the amount of frauds that was reviewed or declined, over seven days.",
+            "percentunit",
+            (
+                'sum(increase(fraud_judged_amount_total{verdict="fraud",'
+                'action=~"review|decline"}[7d])) '
+                '/ sum(increase(fraud_judged_amount_total{verdict="fraud"}[7d]))',
+                "value detection",
+            ),
+        ),
+        _panel(
             "Fraud rate of the labels",
             "Of those of the last hour.",
             "percentunit",

@@ -132,6 +132,18 @@ _MONITOR = _rows(
         "Labels that took one back, inside or outside of the window",
         ("place",),
     ),
+    (
+        "fraud_judged_decisions_total",
+        "counter",
+        "Decisions with a label, by what was done and what was true",
+        ("action", "verdict"),
+    ),
+    (
+        "fraud_judged_amount_total",
+        "counter",
+        "Their amount in major units, of whatever currency",
+        ("action", "verdict"),
+    ),
     ("fraud_aged_decisions", "gauge", "Decisions at least this old", ("age_days",)),
     ("fraud_aged_decisions_labelled", "gauge", "Those of them with a label", ("age_days",)),
     ("fraud_card_precision_ratio", "gauge", "Card precision over mature days", ("k",)),

@@ -47,6 +47,9 @@ def _decided(monitor: Monitor) -> Iterator[Sample]:
 def _labelled(monitor: Monitor) -> Iterator[Sample]:
     yield from by_label("fraud_label_delay_seconds", monitor.label_delays.items())
     yield from by_label("fraud_label_corrections_total", monitor.corrections.items())
+    yield from by_labels("fraud_judged_decisions_total", monitor.judged.items())
+    major, amounts = 10**monitor.minor_digits, monitor.judged_amounts.items()
+    yield from by_labels("fraud_judged_amount_total", amounts, divisor=major)
     for share in monitor.labelled:
         age = (str(share.age_days),)
         yield "fraud_aged_decisions", age, share.decisions

@@ -34,6 +34,7 @@ from pipeline.prequential import PrequentialWindow, Totals, WindowQuality
 from pipeline.records import (
     ACTIONS,
     FEATURE_DTYPE,
+    VERDICTS,
     Action,
     DecisionRecord,
     TrainingExample,
@@ -178,6 +179,8 @@ class Monitor:
         self.repeated = dict.fromkeys(READ_TOPICS, 0)
         self.refused = dict.fromkeys(READ_TOPICS, 0)
         self.corrections = {"inside": 0, "outside": 0}
+        self.judged = {(action, verdict): 0 for action in ACTIONS for verdict in VERDICTS}
+        self.judged_amounts = dict.fromkeys(self.judged, 0)
         self.model_scores_ignored = 0
         self.first_event_ms: int | None = None
         self.last_event_ms: int | None = None
@@ -349,6 +352,8 @@ class Monitor:
         corrects = example.supersedes is not None
         if not corrects:
             self.maturity.observe_label(example.event_time)
+            self.judged[example.action, example.verdict] += 1
+            self.judged_amounts[example.action, example.verdict] += example.amount
         card = example.keys.get(self.entity)
         if card is not None:
             self.card_precision.observe_label(

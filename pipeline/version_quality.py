@@ -72,6 +72,9 @@ class _Day:
         self.offset_first = min(lowest, lowest if self.offset_first is None else self.offset_first)
         self.offset_last = max(highest, self.offset_last)
 
+    def knows(self, scores: Floats, is_fraud: Bools) -> bool:
+        return bool((self.bins[is_fraud.astype(np.int64), _bin(scores)] > 0).all())
+
     @property
     def labels(self) -> int:
         return int(self.bins.sum())
@@ -111,12 +114,12 @@ class VersionQuality:
         self._forget(model)
 
     def correct(self, model: str, score: float, event_time_ms: int, *, is_fraud: bool) -> None:
-        """Let the verdict on one event be the other one; nothing where its day is not kept."""
+        """Let the verdict on one event be the other one; nothing where the first was not seen."""
         day = self._days[model].get(event_time_ms // DAY_MS)
-        if day is not None:
-            given = np.array([score])
-            day.add(given, np.array([not is_fraud]), sign=-1)
-            day.add(given, np.array([is_fraud]))
+        given, before = np.array([score]), np.array([not is_fraud])
+        if day is not None and day.knows(given, before):
+            day.add(given, before, sign=-1)
+            day.add(given, ~before)
 
     def shown(self, model: str) -> list[DayQuality]:
         """Give the newest days that have enough labels, oldest first."""
@@ -146,7 +149,7 @@ def _quality(number: int, day: _Day) -> DayQuality:
 
 def _average_precision(bins: Counts) -> float:
     """Give the average precision of scores that are told apart by their bin alone."""
-    genuine, frauds = np.maximum(bins, 0)[:, ::-1]
+    genuine, frauds = bins[:, ::-1]
     found = np.cumsum(frauds)
     named = np.maximum(found + np.cumsum(genuine), 1)
     return float(np.sum(frauds / max(found[-1], 1) * found / named))

@@ -139,5 +139,5 @@ def test_alerts_fire_when_they_should_and_not_before(path: Path) -> None:
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [program("promtool"), *arguments], capture_output=True, text=True, timeout=60, check=False
+        [program("promtool"), *arguments], capture_output=True, text=True, timeout=300, check=False
     )

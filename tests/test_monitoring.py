@@ -272,6 +272,21 @@ def test_the_currencies_are_bounded_and_the_rest_is_shown_together() -> None:
     assert monitor.amounts["approve", OTHER] == 250 * (100 - CURRENCIES_MAX)
 
 
+def test_what_was_done_is_held_against_what_was_true() -> None:
+    monitor = Monitor(window_events=10, minor_digits=2)
+    caught = example(0, action="decline", verdict="fraud", amount=900)
+    missed = example(1, verdict="fraud", amount=100)
+    back = example(2, label_id="l9", supersedes=missed.label_id)
+    monitor.observe_examples([caught, missed, back])
+
+    value = registry_of("monitor", lambda: monitor_samples(monitor)).get_sample_value
+    for action, count, amount in (("decline", 1, 9.0), ("approve", 1, 1.0), ("review", 0, 0.0)):
+        labels = {"action": action, "verdict": "fraud"}
+        assert value("fraud_judged_decisions_total", labels) == count
+        assert value("fraud_judged_amount_total", labels) == amount
+    assert value("fraud_judged_decisions_total", {"action": "approve", "verdict": "genuine"}) == 0
+
+
 def test_a_label_before_its_event_has_no_delay() -> None:
     monitor = Monitor(window_events=10)
     monitor.observe_examples([example(5, label_time=0)])

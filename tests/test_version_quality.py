@@ -50,7 +50,9 @@ def test_a_corrected_verdict_counts_as_the_later_one() -> None:
     first.observe("m", [0.9, 0.2], [True, False], [5, 6], [1, 1])
     first.correct("m", 0.2, 6, is_fraud=True)
     other.observe("m", [0.9, 0.2], [True, True], [5, 6], [1, 1])
+    # Whose first verdicts were not seen: of another day, and of a score that nobody gave.
     first.correct("m", 0.2, 99 * DAY_MS, is_fraud=True)
+    first.correct("m", 0.7, 6, is_fraud=True)
 
     assert first.shown("m")[0].frauds == 2
     assert first.shown("m")[0].log_loss == pytest.approx(other.shown("m")[0].log_loss)
