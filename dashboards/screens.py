@@ -404,6 +404,12 @@ _LABELS = Screen(
             ("sum(fraud_labels_pending)", "labels"),
         ),
         _panel(
+            "Outcomes a second",
+            "Of decided payments: what went through may mature as genuine.",
+            "ops",
+            ("sum by (outcome) (rate(fraud_outcomes_total[5m]))", "{{outcome}}"),
+        ),
+        _panel(
             "Verdicts taken back",
             "Inside the window of quality, and outside of it.",
             "short",

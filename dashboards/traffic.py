@@ -1,10 +1,10 @@
 """Traffic in which everything happens that the dashboard shows.
 
 Simulated card payments, and beside them each day: transactions that were sent before, one that is
-late, input that nothing can be made of, labels that were sent before or belong to nothing, and
-analysts, who answer within an hour or say the opposite of an earlier label. From the drift day on
-customers spend twice as much, and a tenth of the cards is in other hands. The stream pauses once,
-so that it can be looked at before the drift and after it.
+late, input that nothing can be made of, outcomes, labels that were sent before or belong to
+nothing, and analysts, who answer within an hour or say the opposite of an earlier label. From the
+drift day on customers spend twice as much, and a tenth of the cards is in other hands. The stream
+pauses once, so that it can be looked at before the drift and after it.
 """
 
 import threading
@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from kafka import KafkaProducer
 
 from pipeline.durations import DAY_MS
-from pipeline.events import Label, Source, encode_label
+from pipeline.events import Label, Outcome, Source, encode_label, encode_outcome
 from pipeline.partitioner import partition_of
 from pipeline.schema import Schema
 from pipeline.settings import Settings
-from pipeline.topics import FEEDBACK, TRANSACTIONS
+from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
 from producers.batch import EventBatch
 from producers.encoding import TransactionEncoder, label_id_of
 from producers.feed import LabelOptions
@@ -119,6 +119,8 @@ class Traffic:
             name, key, is_fraud = _row(yesterday, row)
             wrong = row == 0
             yield self._label(name, key, yesterday, 0, is_fraud=is_fraud != wrong, by="analyst")
+            settled = Outcome(name, key, "settled", int(yesterday.event_time_ms[-1]))
+            yield Sent(OUTCOMES, key, encode_outcome(settled, self._schema))
         if number >= SECOND_LOOK_DAYS:
             yield from self._second_look(self._days[0])
 
