@@ -172,7 +172,14 @@ def publish(
     blocks = feed(batches, schema, labels)
     if pace.is_set:
         blocks = ahead(blocks, items_max=BLOCKS_AHEAD_MAX)
-    return publish_blocks(blocks, servers, pace=pace, watch=watch or Watch(), linger_ms=linger_ms)
+    return publish_blocks(
+        blocks,
+        servers,
+        pace=pace,
+        watch=watch or Watch(),
+        topics=(TRANSACTIONS, FEEDBACK),
+        linger_ms=linger_ms,
+    )
 
 
 def publish_blocks(
@@ -181,12 +188,12 @@ def publish_blocks(
     *,
     pace: Pace,
     watch: Watch,
+    topics: Sequence[str],
     linger_ms: int = LINGER_MS,
-    topics: Sequence[str] = (TRANSACTIONS, FEEDBACK),
 ) -> Published:
     """Publish records that are encoded already; a block is asked for when the last one was sent.
 
-    `topics` are those that must exist, with equally many partitions.
+    `topics` are those that must exist, with equally many partitions; transactions' is the first.
     """
     with closing(blocks), _connected(servers, linger_ms) as producer:
         run = _Run(producer, _partitions(producer, servers, topics), pace, watch)
@@ -259,7 +266,7 @@ def _partitions(producer: Any, servers: str, topics: Sequence[str]) -> int:
             f"topics {' and '.join(map(repr, topics))} must have equally many partitions, since "
             f"a label follows its transaction (got {' and '.join(map(str, counts.values()))})"
         )
-    return counts[TRANSACTIONS]
+    return counts[topics[0]]
 
 
 def _partitions_of(producer: Any, topic: str, servers: str) -> int:
