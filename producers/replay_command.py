@@ -21,9 +21,9 @@ from pipeline.engine import Decisions
 from pipeline.features import feature_table
 from pipeline.records import ACTIONS
 from pipeline.replay import Replay, ReplayOptions, ReplayResult
-from pipeline.report import make_report
-from pipeline.report_words import period_text, quality_table
-from pipeline.run_log import RunLog
+from pipeline.reporting.report import make_report
+from pipeline.reporting.run_log import RunLog
+from pipeline.reporting.words import period_text, quality_table
 from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
 from producers.batch import EventBatch
@@ -236,7 +236,7 @@ def _run(plan: _Plan) -> Replay:
 
 def _save_report(page: ReportFile, plan: _Plan, run: Replay, log: RunLog) -> None:
     # The plotting library takes a second to import, and only this needs it.
-    from pipeline.report_page import render  # noqa: PLC0415
+    from pipeline.reporting.page import render  # noqa: PLC0415
 
     found = make_report(
         plan.title,

@@ -15,7 +15,7 @@ from pipeline.events import SOURCES
 from pipeline.feature_drift import FeaturePsi
 from pipeline.features import feature_table
 from pipeline.replay import Labelled, Replay, ReplayOptions
-from pipeline.report import (
+from pipeline.reporting.report import (
     action_days,
     action_truths,
     calibration,
@@ -29,7 +29,8 @@ from pipeline.report import (
     reasons,
     stretches,
 )
-from pipeline.report_values import (
+from pipeline.reporting.run_log import AlertColumns, LabelColumns, RunLog
+from pipeline.reporting.values import (
     ActionDay,
     ActionTruth,
     DelayBin,
@@ -39,7 +40,6 @@ from pipeline.report_values import (
     ReasonCount,
     Report,
 )
-from pipeline.run_log import AlertColumns, LabelColumns, RunLog
 from pipeline.score_log import ScoreColumns
 from pipeline.settings import Settings
 from producers.simulator import SimulatorOptions, simulate

@@ -14,11 +14,11 @@ import pytest
 
 from pipeline.features import feature_table
 from pipeline.replay import Labelled, Replay, ReplayOptions
-from pipeline.report import make_report
-from pipeline.report_page import render
-from pipeline.report_values import Report
-from pipeline.report_words import quality_table
-from pipeline.run_log import RunLog
+from pipeline.reporting.page import render
+from pipeline.reporting.report import make_report
+from pipeline.reporting.run_log import RunLog
+from pipeline.reporting.values import Report
+from pipeline.reporting.words import quality_table
 from pipeline.settings import Settings
 from producers.simulator import Drift, SimulatorOptions, simulate
 from tests.browser import Seen, look
@@ -87,7 +87,7 @@ def test_the_same_report_gives_the_same_bytes_in_another_process(
 ) -> None:
     (tmp_path / "report").write_bytes(pickle.dumps(report))
     program = (
-        "import pickle, sys, pathlib; from pipeline.report_page import render\n"
+        "import pickle, sys, pathlib; from pipeline.reporting.page import render\n"
         "report = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes())\n"
         "pathlib.Path(sys.argv[2]).write_text(render(report), encoding='utf-8')"
     )

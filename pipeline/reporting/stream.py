@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline import report_plots as plots
 from pipeline.drift import PSI_WINDOW_EVENTS
 from pipeline.durations import DAY_MS
-from pipeline.report_figures import Figure, bar_end, frame_of
-from pipeline.report_plots import PSI_BANDS, PSI_EDGES, Frame, Row
-from pipeline.report_values import Report
-from pipeline.report_words import (
+from pipeline.reporting import plots
+from pipeline.reporting.figures import Figure, bar_end, frame_of
+from pipeline.reporting.plots import PSI_BANDS, PSI_EDGES, Frame, Row
+from pipeline.reporting.values import Report
+from pipeline.reporting.words import (
     STRETCH_NAMES,
     Table,
     day_text,

@@ -1,15 +1,15 @@
 """A figure of a report: a plot, how to read it, what it says in words, and its numbers.
 
 The words and the table are the plot for those who do not see it, and where scripts are off. A
-figure without data has no plot, and says why. `report_quality.py` and `report_stream.py` make them.
+figure without data has no plot, and says why. `quality.py` and `stream.py` make them.
 """
 
 from dataclasses import dataclass
 
-from pipeline import report_plots as plots
-from pipeline.report_plots import Frame, Row, Spec
-from pipeline.report_values import Report
-from pipeline.report_words import STRETCH_NAMES, Table
+from pipeline.reporting import plots
+from pipeline.reporting.plots import Frame, Row, Spec
+from pipeline.reporting.values import Report
+from pipeline.reporting.words import STRETCH_NAMES, Table
 
 # A number that stands on fewer frauds is mostly chance: its point is drawn hollow.
 FRAUDS_FEW = 10

@@ -16,12 +16,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.durations import format_duration
-from pipeline.report_figures import Figure
-from pipeline.report_plots import CONFIG
-from pipeline.report_quality import quality_figures, threshold_figures
-from pipeline.report_stream import action_figures, drift_figures
-from pipeline.report_values import Report
-from pipeline.report_words import (
+from pipeline.reporting.figures import Figure
+from pipeline.reporting.plots import CONFIG
+from pipeline.reporting.quality import quality_figures, threshold_figures
+from pipeline.reporting.stream import action_figures, drift_figures
+from pipeline.reporting.values import Report
+from pipeline.reporting.words import (
     Table,
     moment_text,
     number,
@@ -46,7 +46,7 @@ class Section:
 def render(report: Report) -> str:
     """Give the page."""
     environment = Environment(
-        loader=PackageLoader("pipeline"),
+        loader=PackageLoader("pipeline.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -76,7 +76,7 @@ def plotting_library() -> str:
 
 
 def _packaged(name: str) -> str:
-    return (files("pipeline") / "templates" / name).read_text(encoding="utf-8").strip()
+    return (files("pipeline.reporting") / "templates" / name).read_text(encoding="utf-8").strip()
 
 
 def _digest(script: str) -> str:

@@ -1,4 +1,4 @@
-"""What the report of a replay shows, as plain values; `report_page.py` makes a page of them.
+"""What the report of a replay shows, as plain values; `page.py` makes a page of them.
 
 Everything is computed from the columns that a run left, once, when it is over. The numbers are
 those of `evaluation.py`; what is added here is how they are cut: by stretches of event time, by
@@ -18,7 +18,8 @@ from pipeline.evaluation import average_precision, log_losses, squared_errors
 from pipeline.events import SOURCES
 from pipeline.records import ACTIONS
 from pipeline.replay import ReplayOptions, ReplayResult
-from pipeline.report_values import (
+from pipeline.reporting.run_log import SCORE, AlertColumns, LabelColumns, RunLog
+from pipeline.reporting.values import (
     ActionDay,
     ActionTruth,
     CalibrationBin,
@@ -33,7 +34,6 @@ from pipeline.report_values import (
     Report,
     Stretch,
 )
-from pipeline.run_log import SCORE, AlertColumns, LabelColumns, RunLog
 from pipeline.schema import Schema
 from pipeline.score_log import ScoreColumns
 from pipeline.settings import SETTINGS, Settings

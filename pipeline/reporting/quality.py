@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import report_plots as plots
-from pipeline.report_figures import FRAUDS_FEW, NO_LABELS, Figure, bar_end, frame_of, models_of
-from pipeline.report_plots import Frame, Row
-from pipeline.report_values import Report, Stretch
-from pipeline.report_words import (
+from pipeline.reporting import plots
+from pipeline.reporting.figures import FRAUDS_FEW, NO_LABELS, Figure, bar_end, frame_of, models_of
+from pipeline.reporting.plots import Frame, Row
+from pipeline.reporting.values import Report, Stretch
+from pipeline.reporting.words import (
     STRETCH_NAMES,
     Table,
     day_text,
