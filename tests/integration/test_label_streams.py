@@ -219,11 +219,11 @@ def decide_and_wait(settings: Settings, names: Sequence[str], time_ms: int) -> N
 
 def test_a_label_of_120_days_later_still_finds_its_decision(late: Settings) -> None:
     with Processes(late) as processes:
-        # A model that knows nothing says one half: that is approved here, and reviewed there.
+        # A model that knows nothing says 0.01: that is approved here, and reviewed there.
         [worker] = processes.ready("worker")
         decide_and_wait(late, ["approved"], MONDAY_MS)
         worker.end()
-        [worker] = processes.ready("worker", review_score_min=0.1)
+        [worker] = processes.ready("worker", review_score_min=0.005)
         decide_and_wait(late, ["reviewed"], MONDAY_MS + HOUR_MS)
         decide_and_wait(late, ["now"], MONDAY_MS + LATE_DAYS * DAY_MS)
         wait_until(lambda: len(learned(late)) == 1, "the approved one has matured as genuine")
