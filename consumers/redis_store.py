@@ -8,7 +8,7 @@ One script applies a commit: it compares the position and then makes all changes
     l:ENTITY:ID            learned row, one writer: the trainer; `pos:training` stands beside it
     w:P:BUCKET             entries of the index of waiting decisions (`pipeline/waiting_index.py`)
     index:P                its `entries`, the newest `offset` it holds, where the `sweep` stands
-    wm:P model:P           event-time watermark, model version in force
+    wm:P wi:P model:P      event-time watermark, that of what is indexed, model version in force
     review:P alert:P       alerts that wait for an analyst, by score, and what was decided
     pend:P ledger:P        labels that wait for their decision; what became of labels
 
