@@ -41,25 +41,24 @@ class Record:
     timestamp: int
 
 
-class Recorded(Replay):
-    """A replay that keeps what a worker would have published, in order."""
+class Recorded:
+    """What a worker would have published of a replay, in order."""
 
     def __init__(self) -> None:
-        options = ReplayOptions(label_delay_ms=LABEL_DELAY_MS)
-        super().__init__(load_schema("card"), Settings(), options, decided=self._keep)
         self.log: dict[str, list[Record]] = {DECISIONS: [], TRAINING: []}
         self.order: list[str] = []
 
-    def _keep(self, decisions: Decisions) -> None:
+    def add_decisions(self, decisions: Decisions) -> None:
+        """Keep a batch of decisions."""
         offsets = np.arange(decisions.rows.max() + 1) + len(self.log[DECISIONS])
         for record in decisions.records("transactions", 0, offsets.tolist()):
             self._add(DECISIONS, encode_record(record))
 
-    def _learn(self, settled: Sequence[Settled]) -> None:
-        first = len(self.log[TRAINING])
-        for seq, item in enumerate(settled, start=first):
-            self._add(TRAINING, encode_record(item.example(partition=0, training_seq=seq)))
-        super()._learn(settled)
+    def add_settled(self, settled: Sequence[Settled]) -> None:
+        """Keep the examples of labels that are to be learned."""
+        for item in settled:
+            if item.decision is not None:
+                self._add(TRAINING, encode_record(item.example(partition=0)))
 
     def _add(self, topic: str, value: bytes) -> None:
         self.order.append(topic)
@@ -87,7 +86,14 @@ def main(customers: int, days: int) -> None:
     """Measure the monitor."""
     recorded = Recorded()
     world = SimulatorOptions(customers=customers, terminals=2 * customers, days=days)
-    recorded.run(_world(world), lambda result: None)
+    replay = Replay(
+        load_schema("card"),
+        Settings(),
+        ReplayOptions(label_delay_ms=LABEL_DELAY_MS),
+        decided=recorded.add_decisions,
+        settled=recorded.add_settled,
+    )
+    replay.run(_world(world), lambda result: None)
     monitor = build_monitor(Settings(), kafka_servers="none:1").monitor
     started = time.process_time()
     for topic, records in recorded.polls():
