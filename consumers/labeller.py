@@ -118,7 +118,6 @@ class _Step:
         label = item.label
         self._paths[item.path] += 1
         self._labels[label.source, VERDICTS[not label.is_fraud]] += 1
-        self._ledger[MATURED] += label.source == MATURED
         if item.decision is None:
             return
         example = item.example(partition=self._partition)
@@ -127,6 +126,13 @@ class _Step:
         self._ledger[f"verdict_{example.verdict}"] += 1
         if item.replaced is not None:
             self._ledger[f"verdict_{VERDICTS[not item.replaced.is_fraud]}"] -= 1
+
+    def mature(self, label: Label, entry: IndexEntry, decision: DecisionRecord) -> None:
+        """Take the system's own label of a decision that nobody spoke of."""
+        key = label.transaction_id
+        self.waiting.entries[key], self.waiting.decisions[key] = entry, decision
+        self._ledger[MATURED] += 1
+        self.join(label)
 
     def repeat(self) -> None:
         """Take a label that waits already."""
@@ -370,8 +376,7 @@ class Labeller(Part):
         key = decision.transaction_id
         is_silent = entry is not None and entry.verdict is None and key not in step.waiting.changed
         if entry is not None and is_silent and went_through(decision.action, entry.outcome):
-            step.waiting.entries[key], step.waiting.decisions[key] = entry, decision
-            step.join(matured_label(decision, maturity_ms))
+            step.mature(matured_label(decision, maturity_ms), entry, decision)
 
     async def _commit(self, step: _Step, offset: int) -> None:
         """Take a step; refused, stand where the store stands."""
