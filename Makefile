@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo docs dashboards latency million handbook
+.PHONY: help setup test lint demo docs dashboards latency million handbook waiting
 
 BIN := .venv/bin
 STAMP := .venv/.made
@@ -47,6 +47,9 @@ million: setup ## Send a million transactions and their labels through, account 
 
 handbook: setup ## Send the Fraud Detection Handbook's stream through at a speed-up, compare with replay
 	@$(BIN)/python -m benchmarks.handbook $(ARGS)
+
+waiting: setup ## Measure what a decision that waits for its label costs in Redis
+	@$(BIN)/python -m benchmarks.waiting_index $(ARGS)
 
 $(STAMP): pyproject.toml uv.lock
 	@python="$$(for name in python3 python3.13 python3.12 python3.11 python; do \
