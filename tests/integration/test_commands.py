@@ -152,9 +152,9 @@ def let_days_pass(review: Review) -> None:
     decisions = Log(review.settings, DECISIONS)
 
     def all_are_mature() -> bool:
-        stored = [review.redis.get(f"pos:feedback:{p}") or b"0" for p in partitions]
-        matured = [int(position.split(b":")[-1]) for position in stored]
-        return matured == [end - 1 for end in decisions.ends.values()]
+        stored = {p: review.redis.get(f"pos:feedback:{p}") or b"0" for p in partitions}
+        matured = {p: int(position.split(b":")[-1]) for p, position in stored.items()}
+        return matured == {p: end - 1 for p, end in decisions.ends.items()}
 
     with closing(decisions):
         wait_until(all_are_mature, "all but the last are mature")
