@@ -4,6 +4,7 @@ Every setting is a flag of every command; `--help` of a command shows those that
 Answers go to stdout, everything else to stderr. Exit 0: done, 1: could not, 2: wrong use.
 """
 
+import copy
 import importlib
 import logging
 import os
@@ -104,16 +105,23 @@ class _Commands(click.Group):
         if entry is None:
             return None
         module, _, name = entry.place.partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
-        parts = command.commands.values() if isinstance(command, click.Group) else [command]
-        for part in parts:
-            if not any(option.name == SETTINGS[0].name for option in part.params):
-                _add_settings(part, entry.settings)
-        return command
+        return _completed(getattr(importlib.import_module(module), name), entry.settings)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.text) for name, entry in COMMANDS.items()])
+
+
+def _completed(command: click.Command, shown: Sequence[str]) -> click.Command:
+    """Give a command, or a group of them, with every setting as a flag; its module's own stays."""
+    completed = copy.copy(command)
+    if isinstance(completed, click.Group):
+        parts = completed.commands.items()
+        completed.commands = {name: _completed(part, shown) for name, part in parts}
+        return completed
+    completed.params = list(command.params)
+    _add_settings(completed, shown)
+    return completed
 
 
 def _add_settings(command: click.Command, shown: Sequence[str]) -> None:
