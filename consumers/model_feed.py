@@ -47,7 +47,10 @@ class ModelFeed:
         self._pointer: Champion | None = None
         self._consumer: AIOKafkaConsumer | None = None
         names = (settings.model, *settings.challenger_names)
-        champion, *challengers = (Version(make_model(name, kernel.names), 0) for name in names)
+        options = settings.model_options
+        champion, *challengers = (
+            Version(make_model(name, kernel.names, options), 0) for name in names
+        )
         self.in_force: tuple[Version, Sequence[Version]] = (champion, challengers)
         self._missed = ""
         self.refused = 0

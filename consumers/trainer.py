@@ -98,7 +98,10 @@ class Trainer:
             await self._store.close()
 
     def _fresh_models(self) -> list[Model]:
-        return [make_model(name, self._kernel.names) for name in self._names]
+        return [
+            make_model(name, self._kernel.names, self._settings.model_options)
+            for name in self._names
+        ]
 
     def _new_learner(self, models: Sequence[Model], marks: dict[int, int]) -> Learner:
         return Learner(self._schema, self._kernel.schema_hash, models, marks)

@@ -90,6 +90,7 @@ class RecordedLogs:
             names[:1] if champion_only else names,
             training_log(servers),
             end=self._training_end,
+            options=settings.model_options,
             published=read_models(servers).snapshots,
         )
         self._recomputation = Recomputation(

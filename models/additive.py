@@ -30,6 +30,7 @@ from models.ftrl import (
     learn_rows,
     score_rows,
 )
+from models.options import ModelOptions
 from models.sampling import Sample
 from models.verbs import ArrayModel
 from pipeline.errors import SnapshotError
@@ -109,6 +110,11 @@ class Additive(ArrayModel):
         self._sample = Sample(0, SAMPLE_SIZE, SAMPLE_SPAN)
         self._frauds = Sample(0, FRAUDS_SIZE, FRAUDS_SPAN)
         super().__init__(features)
+
+    @classmethod
+    def made(cls, features: tuple[str, ...], options: ModelOptions) -> Self:
+        """Make a model that has learned nothing, as the settings want it."""
+        return cls(features, l1=options.l1, l2=options.l2)
 
     @property
     def learned(self) -> int:

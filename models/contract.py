@@ -79,6 +79,15 @@ class Model(Protocol):
     def score(self, features: Float32s) -> Scored:
         """Score events, a row each."""
 
+    def scores(self, features: Float32s) -> Floats:
+        """Give the scores alone, where nobody asks why; the same bits as `score` gives."""
+
+    def tick(self, hour: int) -> None:
+        """Hear that the event time of what is learned reached this hour of the epoch.
+
+        Hours rise; one that is not later than the last changes nothing.
+        """
+
     def learn(self, features: Float32s, is_fraud: Int8s, weights: Floats) -> Floats:
         """Test, then train, event by event; give the scores from before each was learned."""
 

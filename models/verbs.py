@@ -21,6 +21,7 @@ from river import base
 
 from models.compiled import Float32s, Floats, Int8s
 from models.contract import Arrays, Header, Scored
+from models.options import ModelOptions
 
 # Beyond this a mistake is likelier than a model: each feature costs some 5 kB.
 FEATURES_MAX = 1024
@@ -60,6 +61,18 @@ class ArrayModel(base.MiniBatchClassifier):
     def score(self, features: Float32s) -> Scored:
         """Score events, a row each."""
 
+    def scores(self, features: Float32s) -> Floats:
+        """Give the scores alone, where nobody asks why; the same bits as `score` gives."""
+        return self.score(features).scores
+
+    def tick(self, hour: int) -> None:
+        """Hear that the event time of what is learned reached this hour of the epoch."""
+
+    @classmethod
+    def made(cls, features: tuple[str, ...], options: ModelOptions) -> Self:
+        """Make a model that has learned nothing, as the settings want it."""
+        return cls(features)
+
     @abstractmethod
     def learn(self, features: Float32s, is_fraud: Int8s, weights: Floats) -> Floats:
         """Test, then train, event by event; give the scores from before each was learned."""
@@ -79,7 +92,7 @@ class ArrayModel(base.MiniBatchClassifier):
 
     def predict_proba_one(self, x: dict[Any, Any], **_kwargs: Any) -> dict[Any, float]:
         """Score one event given by feature name; names that are missing count as NaN."""
-        score = float(self.score(self._row(x)).scores[0])
+        score = float(self.scores(self._row(x))[0])
         return {False: 1.0 - score, True: score}
 
     def learn_one(self, x: dict[Any, Any], y: base.typing.ClfTarget, w: float = 1.0) -> None:
@@ -89,7 +102,7 @@ class ArrayModel(base.MiniBatchClassifier):
 
     def predict_proba_many(self, X: pd.DataFrame) -> pd.DataFrame:
         """Score a frame, a row an event: columns `False` and `True`."""
-        scores = self.score(self._rows(X)).scores
+        scores = self.scores(self._rows(X))
         return pd.DataFrame({False: 1.0 - scores, True: scores}, index=X.index)
 
     def learn_many(self, X: pd.DataFrame, y: "pd.Series[Any]") -> None:

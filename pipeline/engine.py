@@ -150,7 +150,7 @@ class Engine:
             label_offset=view.label_offset,
             schema_hash=self.kernel.schema_hash,
             challengers={
-                version.name: version.model.score(features).scores for version in self._challengers
+                version.name: version.model.scores(features) for version in self._challengers
             },
         )
 

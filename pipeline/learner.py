@@ -5,12 +5,13 @@ memory; the same examples give the same models, bit for bit.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.contract import Model
+from pipeline.durations import HOUR_MS
 from pipeline.feature_kernels import record_verdicts
 from pipeline.profiles import LearnedProfiles
 from pipeline.records import FEATURE_DTYPE, TrainingExample
@@ -40,6 +41,7 @@ class Learner:
         self.profiles = LearnedProfiles(schema)
         self.marks = dict(marks or {})
         self.counts: Counter[str] = Counter()
+        self._hour = 0
 
     @property
     def offset(self) -> int:
@@ -76,11 +78,24 @@ class Learner:
         weights = np.array([example.weight for example in examples])
         joined = b"".join(example.features for example in examples)
         features = np.frombuffer(joined, dtype=FEATURE_DTYPE).reshape(len(examples), -1)
-        for model in self.models:
-            model.learn(features, is_fraud, weights)
+        for start, stop in self._hours(examples):
+            for model in self.models:
+                model.tick(self._hour)
+                model.learn(features[start:stop], is_fraud[start:stop], weights[start:stop])
         if profiles:
             self._record(examples, is_fraud)
         self.counts["learned"] += len(examples)
+
+    def _hours(self, examples: Sequence[TrainingExample]) -> Iterator[tuple[int, int]]:
+        """Cut examples where the hour of their event time, which never goes back, moves on."""
+        first = 0
+        for place, example in enumerate(examples):
+            hour = example.event_time // HOUR_MS
+            if hour > self._hour:
+                if place > first:
+                    yield first, place
+                self._hour, first = hour, place
+        yield first, len(examples)
 
     def _record(self, examples: Sequence[TrainingExample], is_fraud: NDArray[np.int8]) -> None:
         times = np.array([example.event_time for example in examples], dtype=np.int64)

@@ -112,7 +112,7 @@ class Replay:
             names = (snapshot.model.name,)
         self._waiting = MemoryWaiting(settings.feedback_limit, maturity)
         kernel = FeatureKernel(schema)
-        models = [make_model(name, kernel.names) for name in names]
+        models = [make_model(name, kernel.names, settings.model_options) for name in names]
         self._learner = Learner(schema, kernel.schema_hash, models)
         profiles = MemoryProfiles(schema, self._learner.profiles)
         self._engine = Engine(schema, settings, profiles, self._waiting)

@@ -19,6 +19,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from models.options import ModelOptions
 from pipeline.errors import SettingError
 
 ENVIRONMENT_PREFIX = "FRAUD_"
@@ -43,6 +44,8 @@ class Settings:
     partitions: int = _setting(4, "partitions of the topics that are keyed by the partition key")
     model: str = _setting("additive", "champion: the model whose score decides")
     challengers: str = _setting("logistic", "models that only watch, separated by commas; or none")
+    l1: float = _setting(0.0, "weights of a model that gain less than this stay at 0")
+    l2: float = _setting(1.0, "pull of each weight of a model towards 0")
     review_score_min: float = _setting(0.15, "from this score on a transaction is reviewed")
     decline_score_min: float = _setting(0.7, "from this score on a transaction is declined")
     batch_events_max: int = _setting(1024, "events decided and committed together, at most")
@@ -112,6 +115,13 @@ class Settings:
             value = getattr(self, setting.name)
             if isinstance(value, float) and not 0.0 <= value < math.inf:
                 raise SettingError(f"{setting.name} must be a number from 0 on (got {value})")
+
+    @property
+    def model_options(self) -> ModelOptions:
+        """What the settings say to the models."""
+        return ModelOptions(
+            **{option.name: getattr(self, option.name) for option in fields(ModelOptions)}
+        )
 
     @property
     def challenger_names(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from models import MODELS, make_model
 from models.contract import Arrays, Header, Model
+from models.options import ModelOptions
 from models.snapshot import Snapshot, decode, encode
 from pipeline.errors import SnapshotError
 from pipeline.features import FeatureKernel
@@ -107,6 +108,8 @@ class VersionFold:
         The models that are folded.
     end
         The offset after the log's last record.
+    options
+        How the models learn that nothing was learned by yet.
     published
         Snapshots by version. Those that the fold passes are compared with it, byte for byte;
         those beyond the log's end, which nobody can fold, are taken as they are.
@@ -119,12 +122,14 @@ class VersionFold:
         log: TrainingLog,
         *,
         end: int,
+        options: ModelOptions | None = None,
         published: Mapping[str, bytes] | None = None,
         examples_again_max: int = EXAMPLES_AGAIN_MAX,
     ) -> None:
         self._schema, self._log, self.end = schema, log, end
         self._kernel = FeatureKernel(schema)
         self.names = tuple(names)
+        self._options = options
         self._stands: OrderedDict[int, _Stand] = OrderedDict()
         self._learner = self._fresh()
         self._cursor = TrainingCursor(log)
@@ -229,7 +234,9 @@ class VersionFold:
         self._cursor = TrainingCursor(self._log, offset)
 
     def _fresh(self) -> Learner:
-        return self._learner_of([make_model(name, self._kernel.names) for name in self.names], {})
+        return self._learner_of(
+            [make_model(name, self._kernel.names, self._options) for name in self.names], {}
+        )
 
     def _learner_of(self, models: Sequence[Model], marks: dict[int, int]) -> Learner:
         return Learner(self._schema, self._kernel.schema_hash, models, marks)

@@ -21,7 +21,7 @@ def warm_up(schema: Schema, settings: Settings) -> None:
     learned = Learner(schema, "", ())
     engine = Engine(schema, settings, MemoryProfiles(schema, learned.profiles), waiting)
     kernel = engine.kernel
-    models = [make_model(name, kernel.names) for name in names]
+    models = [make_model(name, kernel.names, settings.model_options) for name in names]
     learner = Learner(schema, kernel.schema_hash, models)
     champion, *challengers = (Version(model, 0) for model in models)
     engine.adopt(champion, challengers)

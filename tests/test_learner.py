@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from models import MODELS, make_model
+from models import MODELS, Additive, make_model
 from models.snapshot import decode, encode
-from pipeline.durations import DAY_MS
+from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.features import FeatureKernel
 from pipeline.learner import Learner
 from pipeline.records import TrainingExample, pack_features
@@ -200,3 +200,36 @@ def test_learning_nothing_changes_nothing() -> None:
     ours.learn([])
 
     assert state(ours) == before
+
+
+class Watching(Additive):
+    """Additive, and what it was told of the time: at which example, which hour."""
+
+    def tick(self, hour: int) -> None:
+        self.__dict__.setdefault("heard", []).append((self.learned, hour))
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_models_hear_of_each_hour_before_its_first_example(size: int) -> None:
+    model = Watching(KERNEL.names)
+    minutes = [0, 30, 61, 59, 62, 200, 1]
+    examples = [
+        example(
+            place,
+            schema_hash=HASH,
+            features=pack_features(np.zeros(WIDTH)),
+            event_time=MONDAY_MS + minute * 60_000,
+        )
+        for place, minute in enumerate(minutes)
+    ]
+
+    fold(Learner(CARD, HASH, [model]), examples, size)
+
+    first = MONDAY_MS // HOUR_MS
+    heard = model.__dict__["heard"]
+    assert {hour: min(at for at, told in heard if told == hour) for _, hour in heard} == {
+        first: 0,
+        first + 1: 2,
+        first + 3: 5,
+    }
+    assert [hour for _, hour in heard] == sorted(hour for _, hour in heard)
