@@ -9,6 +9,7 @@ offset that the learned rows were folded to.
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from redis.asyncio import Redis
 
 from consumers.redis_store import as_bytes
@@ -16,6 +17,7 @@ from pipeline.commit import Change
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.events import Transactions
 from pipeline.profiles import (
+    BUCKET,
     DAY_SLOTS,
     HOUR_SLOTS,
     ProfileView,
@@ -29,8 +31,8 @@ from pipeline.schema import Schema
 
 # Beyond so many rows in memory a partition's cache starts anew: a row is some 300 bytes.
 CACHED_ROWS_MAX = 200_000
-# One BUCKETS change for each id: slot, bucket, count, amount, as the script unpacks them.
-BUCKET_CHANGE = np.dtype([("slot", "<i4"), ("bucket", "<i4"), ("count", "<i4"), ("amount", "<i8")])
+# One BUCKETS change for each id, as the script unpacks it: the slot and what is added to it.
+BUCKET_CHANGE = np.dtype([("slot", "<i4"), *BUCKET.descr])
 
 
 class RedisProfiles:
@@ -72,7 +74,7 @@ class RedisProfiles:
         wanted = [(self._traffic, cards, [f"c:{self._partition}:{key}" for key in cards])]
         for table, name, given in zip(self._shared, self._names[1:], batch.keys[1:], strict=True):
             ids = list(dict.fromkeys(given))
-            wanted.append((table, ids, [f"t:{name}:{key}" for key in ids]))
+            wanted.append((table, ids, [f"r:{name}:{key}" for key in ids]))
         for table, name, given in zip(self._learned, self._names, batch.keys, strict=True):
             ids = list(dict.fromkeys(given))
             wanted.append((table, ids, [f"l:{name}:{key}" for key in ids]))
@@ -88,8 +90,8 @@ class RedisProfiles:
             label_offset=self._label_offset,
         )
 
-    def changes(self, decided: Transactions) -> list[Change]:
-        """Give what the commit of decided events must store."""
+    def changes(self, decided: Transactions, unusual: NDArray[np.int8]) -> list[Change]:
+        """Give what the commit of decided events must store; `unusual` is of their amounts."""
         if not len(decided):
             return []
         cards = dict.fromkeys(decided.keys[0])
@@ -99,7 +101,7 @@ class RedisProfiles:
             pairs += (prefix + key, self._traffic.blob(key))
         changes: list[Change] = [("MSET", *pairs)]
         for name, ids in zip(self._names[1:], decided.keys[1:], strict=True):
-            changes += _bucket_changes(name, ids, decided)
+            changes += _bucket_changes(name, ids, decided, unusual)
         return changes
 
 
@@ -108,7 +110,9 @@ def _opened(tables: Sequence[Table], keys: Sequence[list[str]]) -> tuple[Rows, .
     return tuple(Rows(table.rows, given) for table, given in zip(tables, slots, strict=True))
 
 
-def _bucket_changes(name: str, ids: list[str], decided: Transactions) -> list[Change]:
+def _bucket_changes(
+    name: str, ids: list[str], decided: Transactions, unusual: NDArray[np.int8]
+) -> list[Change]:
     """Pack each id's additions to its ring: one to an hour and one to a day for each event."""
     added = np.zeros((len(decided), 2), dtype=BUCKET_CHANGE)
     for place, (first, slots, width) in enumerate(
@@ -118,8 +122,9 @@ def _bucket_changes(name: str, ids: list[str], decided: Transactions) -> list[Ch
         added["slot"][:, place] = first + buckets % slots
         added["bucket"][:, place] = buckets
         added["amount"][:, place] = decided.amount_minor
+        added["unusual"][:, place] = unusual
     added["count"] = 1
     packed: dict[str, list[bytes]] = {}
     for row, key in enumerate(ids):
         packed.setdefault(key, []).append(added[row].tobytes())
-    return [("BUCKETS", f"t:{name}:{key}", b"".join(parts)) for key, parts in packed.items()]
+    return [("BUCKETS", f"r:{name}:{key}", b"".join(parts)) for key, parts in packed.items()]

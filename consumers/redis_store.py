@@ -4,7 +4,7 @@ One script applies a commit: it compares the position and then makes all changes
 
     pos:NAME out:NAME      position and outbox of an input (`transactions:3`, `feedback:3`, ...)
     c:P:CARD               traffic row of the partition key, one writer: the owner of partition P
-    t:ENTITY:ID            bucket ring of a shared entity, added to by every partition
+    r:ENTITY:ID            bucket ring of a shared entity, added to by every partition
     l:ENTITY:ID            learned row, one writer: the trainer; `pos:training` stands beside it
     w:P:BUCKET             entries of the index of waiting decisions (`pipeline/waiting_index.py`)
     index:P                its `entries`, the newest `offset` it holds, where the `sweep` stands
@@ -37,20 +37,21 @@ COMMIT_SCRIPT = """
 local position = redis.call('GET', KEYS[1])
 if (position or '') ~= ARGV[1] then return 0 end
 
-local function add_to_bucket(key, slot, bucket, count, amount)
-    local first = slot * 16
-    local stored = redis.call('GETRANGE', key, first, first + 15)
-    local b, n, a = -1, 0, 0
-    if #stored == 16 then b, n, a = struct.unpack('<i4i4i8', stored) end
+local function add_to_bucket(key, slot, bucket, count, amount, unusual)
+    local first = slot * 20
+    local stored = redis.call('GETRANGE', key, first, first + 19)
+    local b, n, a, u = -1, 0, 0, 0
+    if #stored == 20 then b, n, a, u = struct.unpack('<i4i4i8i4', stored) end
     if b > bucket then return end
-    if b < bucket then n, a = 0, 0 end
-    redis.call('SETRANGE', key, first, struct.pack('<i4i4i8', bucket, n + count, a + amount))
+    if b < bucket then n, a, u = 0, 0, 0 end
+    redis.call('SETRANGE', key, first,
+        struct.pack('<i4i4i8i4', bucket, n + count, a + amount, u + unusual))
 end
 
 local custom = {}
 function custom.BUCKETS(key, packed)
-    for at = 1, #packed, 20 do
-        add_to_bucket(key, struct.unpack('<i4i4i4i8', packed, at))
+    for at = 1, #packed, 24 do
+        add_to_bucket(key, struct.unpack('<i4i4i4i8i4', packed, at))
     end
 end
 

@@ -19,6 +19,7 @@ from pipeline.commit import Change, Input, OutboxRecord, Publish
 from pipeline.counts import WorkerCounts
 from pipeline.engine import Decisions, Engine
 from pipeline.events import Rejected, TransactionDecoder
+from pipeline.features import unusual_amounts
 from pipeline.feedback import MemoryWaiting
 from pipeline.policy import REVIEW
 from pipeline.records import ACTIONS, DecisionRecord, encode_record
@@ -143,7 +144,7 @@ class Scorer(Part):
         newest_ms = int(decisions.transactions.event_time_ms.max())
         self._watermark_ms = max(self._watermark_ms, newest_ms)
         return [
-            *self._profiles.changes(decisions.transactions),
+            *self._profiles.changes(decisions.transactions, unusual_amounts(decisions.features)),
             ("SET", f"wm:{p}", self._watermark_ms),
             ("SET", f"model:{p}", decisions.model_version),
             *self._alert_changes(decided, encoded),

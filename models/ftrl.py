@@ -19,6 +19,7 @@ array([3., 1., 2.])
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.compiled import Floats, Int8s, Int32s, kernel
 from models.contract import score_of
@@ -79,10 +80,14 @@ def learn_rows(
 
 @kernel
 def score_rows(
-    coordinates: Int32s, centres: Floats, cells: Floats, rates: Floats
+    coordinates: Int32s, pairs: Int32s, centres: Floats, cells: Floats, rates: Floats
 ) -> tuple[Floats, Floats]:
-    """Give the scores, and each column's contribution less what is usual for the column."""
-    rows, columns = coordinates.shape
+    """Give the scores, and each column's contribution less what is usual for the column.
+
+    The last coordinates of a row are those of `pairs`; a pair counts half towards each of its two
+    columns.
+    """
+    rows, columns = len(coordinates), coordinates.shape[1] - len(pairs)
     scores = np.empty(rows)
     contributions = np.empty((rows, columns))
     for row in range(rows):
@@ -90,23 +95,72 @@ def score_rows(
         for column in range(columns):
             weight = cells[coordinates[row, column], WEIGHT]
             contributions[row, column] = weight - centres[column]
+        for pair in range(len(pairs)):
+            place = columns + pair
+            half = (cells[coordinates[row, place], WEIGHT] - centres[place]) / 2.0
+            contributions[row, pairs[pair, 0]] += half
+            contributions[row, pairs[pair, 1]] += half
     return scores, contributions
 
 
 @kernel
-def centres_of(columns: int, cells: Floats) -> Floats:
-    """Give each column's mean weight over the examples learned; all have as many bins."""
-    centres = np.zeros(columns)
-    bins = (len(cells) - 1) // max(1, columns)
-    for column in range(columns):
+def scores_of(coordinates: Int32s, cells: Floats, rates: Floats) -> Floats:
+    """Give the scores alone."""
+    scores = np.empty(len(coordinates))
+    for row in range(len(coordinates)):
+        scores[row] = score_of(logit_of(coordinates[row], cells, rates))
+    return scores
+
+
+@kernel
+def centres_of(widths: NDArray[np.int64], cells: Floats) -> Floats:
+    """Give the mean weight over the examples learned, of columns with so many cells each."""
+    centres = np.zeros(len(widths))
+    coordinate = BIAS + 1
+    for column in range(len(widths)):
         total = 0.0
         count = 0.0
-        for coordinate in range(1 + column * bins, 1 + (column + 1) * bins):
+        for _ in range(widths[column]):
             total += cells[coordinate, COUNT] * cells[coordinate, WEIGHT]
             count += cells[coordinate, COUNT]
+            coordinate += 1
         if count > 0.0:
             centres[column] = total / count
     return centres
+
+
+@kernel
+def gains_of(columns: int, bins: int, cells: Floats) -> Floats:
+    """Give how far each of the first columns moves the log-odds of events.
+
+    It is the variance of a column's weights, less what their uncertainty makes of it.
+    """
+    gains = np.zeros(columns)
+    for column in range(columns):
+        own = cells[1 + column * bins : 1 + (column + 1) * bins]
+        count = max(own[:, COUNT].sum(), 1.0)
+        centre = (own[:, COUNT] * own[:, WEIGHT]).sum() / count
+        for cell in own:
+            away = (cell[WEIGHT] - centre) ** 2 - 1.0 / (cell[SQUARES] + 1.0)
+            gains[column] += cell[COUNT] / count * max(0.0, away)
+    return gains
+
+
+@kernel
+def forget(share: float, cells: Floats, rates: Floats) -> None:
+    """Keep so much of what was summed up, and every weight: steps grow, so that all may change."""
+    for cell in cells:
+        cell[SQUARES] *= share
+        cell[COUNT] *= share
+        if cell[WEIGHT] != 0.0:
+            cell[Z] = z_of(cell[WEIGHT], cell[SQUARES], rates)
+
+
+@kernel
+def z_of(weight: float, squares: float, rates: Floats) -> float:
+    """Give the sum that a weight other than 0 follows from."""
+    rate: float = (rates[BETA] + math.sqrt(squares)) / rates[ALPHA] + rates[L2]
+    return -weight * rate - math.copysign(rates[L1], weight)
 
 
 @kernel
@@ -126,7 +180,6 @@ def carry(old: Floats, shares: Floats, rates: Floats) -> Floats:
             total += old[before, COUNT] * shares[before, new] * old[before, WEIGHT]
         if cells[new, COUNT] > 0.0 and total != 0.0:
             weight = total / cells[new, COUNT]
-            rate = (rates[BETA] + math.sqrt(cells[new, SQUARES])) / rates[ALPHA] + rates[L2]
-            cells[new, Z] = -weight * rate - math.copysign(rates[L1], weight)
+            cells[new, Z] = z_of(weight, cells[new, SQUARES], rates)
             cells[new, WEIGHT] = weight_of(cells[new, Z], cells[new, SQUARES], rates)
     return cells

@@ -15,7 +15,10 @@ class ModelOptions:
     ----------
     l1, l2
         Regularisation of the models that learn by gradients.
+    decay_days
+        Days after which half of what the additive model summed up is forgotten; 0: never.
     """
 
     l1: float = 0.0
     l2: float = 1.0
+    decay_days: float = 0.0

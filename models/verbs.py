@@ -9,7 +9,7 @@ at a time. Made without feature names, it takes names from the dicts and frames 
 >>> model.feature_names
 ('amount', 'hour')
 >>> model.predict_proba_one({"amount": 900.0, "unknown": 1.0})
-{False: 0.98029, True: 0.01971}
+{False: 0.98331, True: 0.01669}
 """
 
 from abc import abstractmethod

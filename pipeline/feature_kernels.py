@@ -25,6 +25,9 @@ LN2 = math.log(2.0)
 TRAFFIC_HALF_LIVES_MS = np.array([HOUR_MS, DAY_MS, 7 * DAY_MS, 30 * DAY_MS], dtype=np.float64)
 LEARNED_HALF_LIVES_MS = np.array([7 * DAY_MS, 30 * DAY_MS, 120 * DAY_MS], dtype=np.float64)
 HABIT_HALF_LIFE_MS = 60.0 * DAY_MS
+ALIKE_HALF_LIFE_MS = 30.0 * DAY_MS
+# An older entity is no longer a new one; without a limit, all ages of a young stream tell the date.
+AGE_DAYS_MAX = 30.0
 # The first day of the epoch was a Thursday, which is day 3 of a week that begins on Monday.
 EPOCH_WEEKDAY = 3
 # An entity without labels is taken to have seen this many, of which this share were frauds.
@@ -33,6 +36,10 @@ RISK_PRIOR_RATIO = 0.01
 # A habit is a habit after a few events; from then on outliers move it only so far.
 HABIT_WEIGHT_MIN = 3.0
 HABIT_DEVIATIONS_MAX = 3.0
+# An amount so many deviations above the habit of the partition key is unusual.
+UNUSUAL_DEVIATIONS = 3.0
+# Where that deviation stands among the columns of the partition key's traffic.
+DEVIATIONS_COLUMN = 10
 
 
 @kernel
@@ -113,15 +120,22 @@ def traffic_kernel(
     counterparts: NDArray[np.int64],
     out: NDArray[np.float32],
     column: int,
+    unusual: NDArray[np.int8],
 ) -> None:
-    """Fill the columns of the partition key's traffic, and record each event after reading."""
+    """Fill the columns of the partition key's traffic, and record each event after reading.
+
+    `unusual` is filled with 1 for each amount that is far above the habit, else 0.
+    """
     for row in range(times.size):
         profile = profiles[slots[row]]
         _decay_traffic(profile, times[row])
         _read_traffic(
             profile, times[row], float(amounts[row]), counterparts[row], out[row, column:]
         )
+        unusual[row] = out[row, column + DEVIATIONS_COLUMN] > UNUSUAL_DEVIATIONS
         _record_traffic(profile, times[row], float(amounts[row]), counterparts[row])
+        for span in range(3):
+            profile.unusual[span] += unusual[row]
 
 
 @kernel
@@ -135,6 +149,8 @@ def _decay_traffic(profile: Record, time: int) -> None:
             left = decay(elapsed, TRAFFIC_HALF_LIVES_MS[span])
             profile.counts[span] *= left
             profile.amounts[span] *= left
+            if span > 0:
+                profile.unusual[span - 1] *= left
         left = decay(elapsed, HABIT_HALF_LIFE_MS)
         for moment in range(3):
             profile.habit[moment] *= left
@@ -154,8 +170,8 @@ def _read_traffic(
         out[8] = math.nan
     else:
         out[8] = math.log1p(max(time - profile.last_ms, 0) / 1000.0)
-    out[9] = max(time - profile.first_ms, 0) / DAY_MS
-    out[10] = deviations(amount, habit[0], habit[1], habit[2])
+    out[9] = min(max(time - profile.first_ms, 0) / DAY_MS, AGE_DAYS_MAX)
+    out[DEVIATIONS_COLUMN] = deviations(amount, habit[0], habit[1], habit[2])
     out[11] = log_ratio(amount, habit[0], habit[1])
     known = 0
     different = 0
@@ -171,6 +187,8 @@ def _read_traffic(
             different += 1
     out[12] = 1.0 - known
     out[13] = different
+    for span in range(3):
+        out[14 + span] = profile.unusual[span]
 
 
 @kernel
@@ -194,6 +212,7 @@ def shared_kernel(
     slots: NDArray[np.int32],
     times: NDArray[np.int64],
     amounts: NDArray[np.int64],
+    unusual: NDArray[np.int8],
     out: NDArray[np.float32],
     column: int,
 ) -> None:
@@ -203,43 +222,51 @@ def shared_kernel(
         _read_ring(ring, times[row], float(amounts[row]), out[row, column:])
         hour = times[row] // HOUR_MS
         day = times[row] // DAY_MS
-        add_to_bucket(ring, hour % HOUR_SLOTS, hour, 1, amounts[row])
-        add_to_bucket(ring, HOUR_SLOTS + day % DAY_SLOTS, day, 1, amounts[row])
+        add_to_bucket(ring, hour % HOUR_SLOTS, hour, 1, amounts[row], unusual[row])
+        add_to_bucket(ring, HOUR_SLOTS + day % DAY_SLOTS, day, 1, amounts[row], unusual[row])
 
 
 @kernel
-def add_to_bucket(ring: Record, slot: int, bucket: int, count: int, amount: int) -> None:
+def add_to_bucket(
+    ring: Record, slot: int, bucket: int, count: int, amount: int, unusual: int
+) -> None:
     """Count into a slot; the newest bucket that falls on it wins, whatever the order of events."""
     if ring[slot].bucket < bucket:
         ring[slot].bucket = bucket
         ring[slot].count = 0
         ring[slot].amount = 0
+        ring[slot].unusual = 0
     if ring[slot].bucket == bucket:
         ring[slot].count += count
         ring[slot].amount += amount
+        ring[slot].unusual += unusual
 
 
 @kernel
 def _read_ring(ring: Record, time: int, amount: float, out: NDArray[np.float32]) -> None:
     hour = time // HOUR_MS
     day = time // DAY_MS
-    hour_count, day_count, day_amount = 0, 0, 0
+    hour_count, day_count, day_amount, day_unusual = 0, 0, 0, 0
     for slot in range(HOUR_SLOTS):
         # Only buckets at or before the event's own time: others may come from other partitions.
         age = hour - ring[slot].bucket
         if 0 <= age < HOUR_SLOTS:
             day_count += ring[slot].count
             day_amount += ring[slot].amount
+            day_unusual += ring[slot].unusual
             if age <= 1:
                 hour_count += ring[slot].count
     week_count, month_count, month_amount = 0, 0, 0
+    week_unusual, month_unusual = 0, 0
     for slot in range(HOUR_SLOTS, HOUR_SLOTS + DAY_SLOTS):
         age = day - ring[slot].bucket
         if 0 <= age < DAY_SLOTS:
             month_count += ring[slot].count
             month_amount += ring[slot].amount
+            month_unusual += ring[slot].unusual
             if age <= 7:  # noqa: PLR2004 - today and the seven days before
                 week_count += ring[slot].count
+                week_unusual += ring[slot].unusual
     out[0] = hour_count
     out[1] = day_count
     out[2] = week_count
@@ -247,6 +274,9 @@ def _read_ring(ring: Record, time: int, amount: float, out: NDArray[np.float32])
     out[4] = day_count / (month_count / 30.0 + 0.1)
     out[5] = log_ratio(amount, float(day_count), float(day_amount))
     out[6] = log_ratio(amount, float(month_count), float(month_amount))
+    out[7] = day_unusual
+    out[8] = week_unusual
+    out[9] = month_unusual
 
 
 @kernel
@@ -291,11 +321,40 @@ def _read_learned(profile: Record, time: int, amount: float, out: NDArray[np.flo
 
 
 @kernel
+def alike_kernel(
+    profiles: Structured,
+    slots: NDArray[np.int32],
+    times: NDArray[np.int64],
+    unusual: NDArray[np.int8],
+    out: NDArray[np.float32],
+    column: int,
+) -> None:
+    """Fill the columns of what labels of alike amounts taught, usual or unusual as the event's."""
+    for row in range(times.size):
+        _read_alike(profiles[slots[row]], times[row], unusual[row], out[row, column:])
+
+
+@kernel
+def _read_alike(profile: Record, time: int, kind: int, out: NDArray[np.float32]) -> None:
+    elapsed = float(max(time - profile.reference_ms, 0))
+    left = decay(elapsed, ALIKE_HALF_LIFE_MS) if profile.reference_ms else 0.0
+    frauds = max(profile.alike_frauds[kind], 0.0) * left + RISK_PRIOR_LABELS * RISK_PRIOR_RATIO
+    labels = max(profile.alike_labels[kind], 0.0) * left + RISK_PRIOR_LABELS
+    run_length = profile.alike_run_length[kind]
+    out[0] = frauds / labels
+    out[1] = run_length
+    out[2] = _days_since(time, profile.alike_run_start_ms[kind] if run_length > 0 else 0)
+    out[3] = _days_since(time, profile.alike_fraud_ms[kind])
+    out[4] = _days_since(time, profile.alike_genuine_ms[kind])
+
+
+@kernel
 def record_verdicts(
     profiles: Structured,
     slots: NDArray[np.int32],
     times: NDArray[np.int64],
     amounts: NDArray[np.int64],
+    unusual: NDArray[np.int8],
     is_fraud: NDArray[np.int8],
     corrects: NDArray[np.bool_],
 ) -> None:
@@ -307,9 +366,11 @@ def record_verdicts(
     for row in range(times.size):
         profile = profiles[slots[row]]
         _record_counts(profile, times[row], is_fraud[row], corrects[row])
+        _record_alike(profile, times[row], unusual[row], is_fraud[row], corrects[row])
         _record_habit(profile, times[row], float(amounts[row]), is_fraud[row], corrects[row])
         profile.reference_ms = max(profile.reference_ms, times[row])
         _record_run(profile, times[row], is_fraud[row])
+        _record_alike_run(profile, times[row], unusual[row], is_fraud[row])
 
 
 @kernel
@@ -327,6 +388,21 @@ def _record_counts(profile: Record, time: int, is_fraud: int, corrects: bool) ->
         else:
             profile.labels[span] += weight
             profile.frauds[span] += weight * is_fraud
+
+
+@kernel
+def _record_alike(profile: Record, time: int, kind: int, is_fraud: int, corrects: bool) -> None:
+    if profile.reference_ms:
+        left = decay(float(max(time - profile.reference_ms, 0)), ALIKE_HALF_LIFE_MS)
+        for other in range(2):
+            profile.alike_frauds[other] *= left
+            profile.alike_labels[other] *= left
+    weight = decay(float(max(profile.reference_ms - time, 0)), ALIKE_HALF_LIFE_MS)
+    if corrects:
+        profile.alike_frauds[kind] += weight if is_fraud else -weight
+    else:
+        profile.alike_labels[kind] += weight
+        profile.alike_frauds[kind] += weight * is_fraud
 
 
 @kernel
@@ -367,3 +443,18 @@ def _record_run(profile: Record, time: int, is_fraud: int) -> None:
     if latest:
         profile.verdict_ms = time
         profile.verdict_fraud = is_fraud
+
+
+@kernel
+def _record_alike_run(profile: Record, time: int, kind: int, is_fraud: int) -> None:
+    latest = time >= max(profile.alike_fraud_ms[kind], profile.alike_genuine_ms[kind])
+    if is_fraud:
+        if latest:
+            if profile.alike_run_length[kind] == 0:
+                profile.alike_run_start_ms[kind] = time
+            profile.alike_run_length[kind] += 1
+        profile.alike_fraud_ms[kind] = max(profile.alike_fraud_ms[kind], time)
+    else:
+        if latest:
+            profile.alike_run_length[kind] = 0
+        profile.alike_genuine_ms[kind] = max(profile.alike_genuine_ms[kind], time)

@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 
 from pipeline.events import Transactions
 from pipeline.feature_kernels import (
+    DEVIATIONS_COLUMN,
+    UNUSUAL_DEVIATIONS,
+    alike_kernel,
     event_kernel,
     learned_kernel,
     record_ids,
@@ -33,7 +36,7 @@ from pipeline.profiles import ProfileView, counterpart_hashes, id_hashes
 from pipeline.schema import Schema
 
 # Bumped when a feature changes its meaning under the same name.
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,8 @@ def feature_table(schema: Schema) -> tuple[Feature, ...]:
         features += _shared_features(other)
     for name in (first, *others):
         features += _learned_features(name)
+    for name in (first, *others):
+        features += _alike_features(name)
     return tuple(features)
 
 
@@ -84,7 +89,9 @@ def _traffic_features(name: str) -> Iterator[Feature]:
     yield Feature(
         f"{name}_seconds_since_last", f"time since the {name}'s last event", "log(s)", activity
     )
-    yield Feature(f"{name}_age_days", f"time since the {name}'s first event", "days", activity)
+    yield Feature(
+        f"{name}_age_days", f"time since the {name}'s first event, 30 at most", "days", activity
+    )
     yield Feature(
         f"{name}_amount_z", f"amount against the {name}'s own mean and spread",
         "standard deviations", amount,
@@ -102,6 +109,9 @@ def _traffic_features(name: str) -> Iterator[Feature]:
         "count",
         new,
     )
+    for span in ("1d", "7d", "30d"):
+        meaning = f"unusual amounts of the {name}, decayed with a half-life of {span}"
+        yield Feature(f"{name}_unusual_{span}", meaning, "events", amount)
 
 
 def _shared_features(name: str) -> Iterator[Feature]:
@@ -116,6 +126,9 @@ def _shared_features(name: str) -> Iterator[Feature]:
     for span in ("1d", "30d"):
         meaning = f"amount against the mean at the {name} in the {span} before"
         yield Feature(f"{name}_amount_ratio_{span}", meaning, "log ratio", amount)
+    for span in ("1d", "7d", "30d"):
+        meaning = f"unusual amounts at the {name} in the {span} before"
+        yield Feature(f"{name}_unusual_{span}", meaning, "events", activity)
 
 
 def _learned_features(name: str) -> Iterator[Feature]:
@@ -156,10 +169,44 @@ def _learned_features(name: str) -> Iterator[Feature]:
     )  # fmt: skip
 
 
+def _alike_features(name: str) -> Iterator[Feature]:
+    """What labels of alike amounts taught: usual ones for a usual amount, unusual for an unusual.
+
+    So a fraud that its amount gives away does not count against the place where it happened, and
+    one of a usual amount does.
+    """
+    code = f"{name.upper()}_FRAUD_HISTORY"
+    meaning = f"share of frauds among the {name}'s labels of alike amounts, half-life 30d"
+    yield Feature(f"{name}_alike_risk", meaning, "ratio", code)
+    yield Feature(
+        f"{name}_alike_run", f"frauds in a row of alike amounts of the {name}", "frauds", code
+    )
+    for since, what in (
+        ("run", "run of frauds of alike amounts began"),
+        ("fraud", "latest known fraud of an alike amount"),
+        ("genuine", "latest known genuine of an alike amount"),
+    ):
+        yield Feature(
+            f"{name}_alike_days_since_{since}", f"time since the {name}'s {what}", "days", code
+        )
+
+
 EVENT_WIDTH = len(list(_event_features()))
 TRAFFIC_WIDTH = len(list(_traffic_features("e")))
 SHARED_WIDTH = len(list(_shared_features("e")))
 LEARNED_WIDTH = len(list(_learned_features("e")))
+ALIKE_WIDTH = len(list(_alike_features("e")))
+
+
+def unusual_amounts(features: NDArray[np.float32]) -> NDArray[np.int8]:
+    """Say by stored features which amounts were far above the habit of the partition key: 1 or 0.
+
+    Labels of usual and of unusual amounts are remembered apart, since a fraud that its amount
+    gives away says little of the place where it happened.
+    """
+    deviations = features[:, EVENT_WIDTH + DEVIATIONS_COLUMN]
+    unusual: NDArray[np.int8] = (deviations > UNUSUAL_DEVIATIONS).astype(np.int8)
+    return unusual
 
 
 class FeatureKernel:
@@ -184,19 +231,22 @@ class FeatureKernel:
         Each row sees the history up to, and without, itself.
         """
         out = np.empty((len(batch), len(self.table)), dtype=np.float32)
+        unusual = np.empty(len(batch), dtype=np.int8)
         times, amounts = batch.event_time_ms, batch.amount_minor
         event_kernel(times, amounts, out)
+        others, traffic = self._counterparts(batch), view.traffic
         column = EVENT_WIDTH
-        counterparts = self._counterparts(batch)
-        traffic = view.traffic
-        traffic_kernel(traffic.values, traffic.slots, times, amounts, counterparts, out, column)
+        traffic_kernel(traffic.values, traffic.slots, times, amounts, others, out, column, unusual)
         column += TRAFFIC_WIDTH
         for part in view.shared:
-            shared_kernel(part.values, part.slots, times, amounts, out, column)
+            shared_kernel(part.values, part.slots, times, amounts, unusual, out, column)
             column += SHARED_WIDTH
         for part in view.learned:
             learned_kernel(part.values, part.slots, times, amounts, out, column)
             column += LEARNED_WIDTH
+        for part in view.learned:
+            alike_kernel(part.values, part.slots, times, unusual, out, column)
+            column += ALIKE_WIDTH
         return out
 
     def _counterparts(self, batch: Transactions) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from models.contract import Model
 from pipeline.durations import HOUR_MS
 from pipeline.feature_kernels import record_verdicts
+from pipeline.features import unusual_amounts
 from pipeline.profiles import LearnedProfiles
 from pipeline.records import FEATURE_DTYPE, TrainingExample
 from pipeline.schema import Schema
@@ -83,7 +84,7 @@ class Learner:
                 model.tick(self._hour)
                 model.learn(features[start:stop], is_fraud[start:stop], weights[start:stop])
         if profiles:
-            self._record(examples, is_fraud)
+            self._record(examples, is_fraud, unusual_amounts(features))
         self.counts["learned"] += len(examples)
 
     def _hours(self, examples: Sequence[TrainingExample]) -> Iterator[tuple[int, int]]:
@@ -97,9 +98,14 @@ class Learner:
                 self._hour, first = hour, place
         yield first, len(examples)
 
-    def _record(self, examples: Sequence[TrainingExample], is_fraud: NDArray[np.int8]) -> None:
+    def _record(
+        self,
+        examples: Sequence[TrainingExample],
+        is_fraud: NDArray[np.int8],
+        unusual: NDArray[np.int8],
+    ) -> None:
         times = np.array([example.event_time for example in examples], dtype=np.int64)
         amounts = np.array([example.amount for example in examples], dtype=np.int64)
         corrects = np.array([example.supersedes is not None for example in examples])
         for rows in self.profiles.rows(self.keys(examples)):
-            record_verdicts(rows.values, rows.slots, times, amounts, is_fraud, corrects)
+            record_verdicts(rows.values, rows.slots, times, amounts, unusual, is_fraud, corrects)

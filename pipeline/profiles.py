@@ -44,9 +44,10 @@ TRAFFIC = np.dtype(
         ("counterparts_next", "<i8"),
         ("ids", "<i8", (RECENT_IDS,)),  # hashes, a ring
         ("ids_next", "<i8"),
+        ("unusual", "<f8", (3,)),  # decayed counts of unusual amounts, half-lives from a day on
     ]
 )
-BUCKET = np.dtype([("bucket", "<i4"), ("count", "<i4"), ("amount", "<i8")])
+BUCKET = np.dtype([("bucket", "<i4"), ("count", "<i4"), ("amount", "<i8"), ("unusual", "<i4")])
 LEARNED = np.dtype(
     [
         ("reference_ms", "<i8"),  # newest event time that was learned from
@@ -60,6 +61,13 @@ LEARNED = np.dtype(
         ("genuine_ms", "<i8"),
         ("genuine_since_fraud", "<i8"),
         ("habit", "<f8", (3,)),  # of genuine amounts only
+        # The same again, apart for labels of usual (0) and of unusual amounts (1).
+        ("alike_frauds", "<f8", (2,)),
+        ("alike_labels", "<f8", (2,)),
+        ("alike_run_length", "<i8", (2,)),
+        ("alike_run_start_ms", "<i8", (2,)),
+        ("alike_fraud_ms", "<i8", (2,)),
+        ("alike_genuine_ms", "<i8", (2,)),
     ]
 )
 

@@ -46,6 +46,9 @@ class Settings:
     challengers: str = _setting("logistic", "models that only watch, separated by commas; or none")
     l1: float = _setting(0.0, "weights of a model that gain less than this stay at 0")
     l2: float = _setting(1.0, "pull of each weight of a model towards 0")
+    decay_days: float = _setting(
+        0.0, "half of what the additive model summed up is forgotten in so many days; 0: nothing"
+    )
     review_score_min: float = _setting(0.15, "from this score on a transaction is reviewed")
     decline_score_min: float = _setting(0.7, "from this score on a transaction is declined")
     batch_events_max: int = _setting(1024, "events decided and committed together, at most")

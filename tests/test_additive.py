@@ -177,7 +177,7 @@ def test_contributions_say_what_is_more_than_usual() -> None:
 
 def test_l1_keeps_what_says_nothing_at_exactly_zero() -> None:
     features, is_fraud, weights = curved_stream(4000, seed=9)
-    sparse, dense = Additive(names(6), l1=1.0), Additive(names(6))
+    sparse, dense = Additive(names(6), l1=1.5), Additive(names(6))
     for model in (sparse, dense):
         model.learn(features, is_fraud, weights)
 
@@ -205,13 +205,93 @@ def test_rates_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
         Additive(names(2), **wrong)
 
 
+def crossed_stream(rows: int, seed: int) -> Stream:
+    """Frauds where two features agree in sign, of which neither says anything alone."""
+    chance = np.random.default_rng(seed)
+    features = chance.normal(size=(rows, 8)).astype(np.float32)
+    agree = features[:, 2] * features[:, 5] > 0.0
+    is_fraud = chance.random(rows) < np.where(agree, 0.06, 0.002)
+    return features, is_fraud.astype(np.int8), np.ones(rows)
+
+
+def test_a_pair_that_says_what_neither_feature_says_is_found() -> None:
+    model, held_out = Additive(names(8)), crossed_stream(20_000, seed=16)
+    model.learn(*crossed_stream(40_000, seed=15))
+
+    assert [2, 5] in model.state()[1]["pairs"].tolist()
+    assert precision(model, held_out) > 1.5 * held_out[1].mean()
+
+
+def test_a_pair_counts_half_towards_each_of_its_features() -> None:
+    model = Additive(names(8))
+    model.learn(*crossed_stream(40_000, seed=15))
+    rows = np.zeros((2, 8), dtype=np.float32)
+    rows[:, 2], rows[:, 5] = 1.5, (1.5, -1.5)
+
+    agree, differ = model.score(rows).contributions
+
+    assert agree[2] > differ[2] + 0.2
+    assert agree[5] > differ[5] + 0.2
+    assert np.delete(agree, [2, 5]) == pytest.approx(np.delete(differ, [2, 5]))
+
+
+def test_no_pairs_are_found_where_there_are_none() -> None:
+    model = Additive(names(6))
+    model.learn(*curved_stream(140_000, seed=17))
+
+    assert len(model.state()[1]["pairs"]) <= 1
+
+
+def drifting(rows: int, seed: int, *, sign: float) -> Stream:
+    chance = np.random.default_rng(seed)
+    features = chance.normal(size=(rows, 3)).astype(np.float32)
+    logits = -4.0 + sign * 2.0 * features[:, 0]
+    is_fraud = chance.random(rows) < 1.0 / (1.0 + np.exp(-logits))
+    return features, is_fraud.astype(np.int8), np.ones(rows)
+
+
+def test_a_model_that_forgets_follows_a_stream_that_turns() -> None:
+    keeping, forgetting = Additive(names(3)), Additive(names(3), decay_days=5.0)
+    for day in range(60):
+        part = drifting(1000, seed=day, sign=1.0 if day < 50 else -1.0)
+        for model in (keeping, forgetting):
+            model.tick(24 * (20_000 + day))
+            model.learn(*part)
+    after = drifting(20_000, seed=99, sign=-1.0)
+
+    assert precision(forgetting, after) > precision(keeping, after) + 0.02
+
+
+def test_an_hour_that_is_over_changes_nothing() -> None:
+    model = Additive(names(3), decay_days=5.0)
+    model.learn(*drifting(500, seed=1, sign=1.0))
+    model.tick(24 * 20_000)
+    before = model.state()[1]["cells"]
+    for hour in (24 * 19_000, 24 * 20_000, 24 * 20_000 + 23):
+        model.tick(hour)
+
+    np.testing.assert_array_equal(model.state()[1]["cells"], before)
+
+
+def test_forgetting_keeps_every_weight() -> None:
+    model = Additive(names(3), decay_days=5.0, l1=0.5)
+    model.learn(*drifting(3000, seed=1, sign=1.0))
+    model.tick(24 * 20_000)
+    before = model.state()[1]["cells"]
+    model.tick(24 * 20_001)
+    after = model.state()[1]["cells"]
+
+    np.testing.assert_array_equal(after[:, 2], before[:, 2])
+    np.testing.assert_allclose(after[:, 1], before[:, 1] * 0.5**0.2)
+
+
 def test_its_state_stays_within_a_few_hundred_kilobytes() -> None:
     model = Additive(names(50))
     chance = np.random.default_rng(11)
     features = chance.normal(size=(5000, 50)).astype(np.float32)
     model.learn(features, (features[:, 0] > 0.0).astype(np.int8), np.ones(5000))
 
-    assert sum(array.nbytes for array in model.state()[1].values()) < 400_000
+    assert sum(array.nbytes for array in model.state()[1].values()) < 600_000
 
 
 def test_bins_are_cut_at_doublings_and_then_at_a_fixed_distance() -> None:
@@ -223,6 +303,10 @@ def test_bins_are_cut_at_doublings_and_then_at_a_fixed_distance() -> None:
     assert [cut // CUT_DISTANCE_MAX for cut in cuts[-4:]] == [0, 1, 2, 3]
 
 
+def no_frauds(values: NDArray[np.float32]) -> NDArray[np.int8]:
+    return np.zeros(len(values), dtype=np.int8)
+
+
 def used(edges: NDArray[np.float32]) -> list[float]:
     return [edge for edge in edges.tolist() if not math.isinf(edge)]
 
@@ -230,13 +314,15 @@ def used(edges: NDArray[np.float32]) -> list[float]:
 def test_few_values_get_a_bin_each() -> None:
     values = np.array([3.0, 1.0, 1.0, np.nan, 2.0, -5.0, np.inf], dtype=np.float32)
 
-    assert used(edges_of(values))[:3] == [-2.0, 1.5, 2.5]
-    assert len(used(edges_of(values))) == 4
+    assert used(edges_of(values, no_frauds(values)))[:3] == [-2.0, 1.5, 2.5]
+    assert len(used(edges_of(values, no_frauds(values)))) == 4
 
 
 @pytest.mark.parametrize("values", [[], [np.nan, np.nan], [7.0, 7.0]])
 def test_nothing_to_tell_apart_gives_one_bin(values: list[float]) -> None:
-    assert used(edges_of(np.array(values, dtype=np.float32))) == []
+    given = np.array(values, dtype=np.float32)
+
+    assert used(edges_of(given, no_frauds(given))) == []
 
 
 def test_a_common_value_has_its_bin_and_the_rest_the_others() -> None:
@@ -244,7 +330,7 @@ def test_a_common_value_has_its_bin_and_the_rest_the_others() -> None:
     values = np.where(chance.random(4000) < 0.9, 0.0, chance.exponential(size=4000))
     values = values.astype(np.float32)
 
-    edges = edges_of(values)
+    edges = edges_of(values, no_frauds(values), splits=0)
     counts = np.bincount(encode(values[:, None], edges[None, :])[:, 0] - 1, minlength=BINS)
 
     assert np.all(np.diff(used(edges)) > 0.0)
@@ -255,10 +341,33 @@ def test_a_common_value_has_its_bin_and_the_rest_the_others() -> None:
     assert counts[counts > 0][-1] < counts[12] / 3
 
 
+def test_splits_lie_where_the_share_of_frauds_changes() -> None:
+    chance = np.random.default_rng(13)
+    values = chance.normal(size=3000).astype(np.float32)
+    is_fraud = ((values > 0.7) & (values < 0.9)).astype(np.int8)
+
+    without, with_splits = (
+        used(edges_of(values, is_fraud, bins=8, splits=splits)) for splits in (0, 3)
+    )
+
+    def nearest(edges: list[float], place: float) -> float:
+        return min(abs(edge - place) for edge in edges)
+
+    for place in (0.7, 0.9):
+        assert nearest(with_splits, place) < 0.01 < nearest(without, place)
+
+
+def test_splits_that_tell_nothing_are_not_made() -> None:
+    values = np.random.default_rng(14).normal(size=3000).astype(np.float32)
+
+    assert len(used(edges_of(values, no_frauds(values), bins=24, splits=10))) == 13
+
+
 def test_neighbouring_floats_and_extremes_are_told_apart() -> None:
     one = np.float32(1.0)
     values = np.array([one, np.nextafter(one, np.float32(2.0)), 3.4e38, -3.4e38], dtype=np.float32)
-    edges = edges_of(np.tile(values, 9))
+    given = np.tile(values, 9)
+    edges = edges_of(given, no_frauds(given))
 
     places = encode(values[:, None], edges[None, :])[:, 0].tolist()
 
@@ -266,7 +375,8 @@ def test_neighbouring_floats_and_extremes_are_told_apart() -> None:
 
 
 def test_infinite_values_fall_into_the_outer_bins() -> None:
-    edges = edges_of(np.arange(10, dtype=np.float32))
+    ten = np.arange(10, dtype=np.float32)
+    edges = edges_of(ten, no_frauds(ten))
     values = np.array([[-np.inf], [np.inf], [1e30], [np.nan]], dtype=np.float32)
 
     assert encode(values, edges[None, :])[:, 0].tolist() == [1, 10, 10, 1 + MISSING_BIN]

@@ -17,7 +17,13 @@ from models.compiled import kernel_source
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.events import Transactions
 from pipeline.feature_kernels import add_to_bucket, record_verdicts, shared_kernel
-from pipeline.features import FeatureKernel, feature_table, schema_hash
+from pipeline.features import (
+    SHARED_WIDTH,
+    FeatureKernel,
+    feature_table,
+    schema_hash,
+    unusual_amounts,
+)
 from pipeline.profiles import (
     BUCKET,
     BUCKET_SLOTS,
@@ -64,6 +70,7 @@ class Memory:
         *,
         corrects: Sequence[bool] = (),
         amounts: Sequence[int] = (),
+        unusual: Sequence[int] = (),
     ) -> None:
         """Learn verdicts of card `c1` at terminal `m1`."""
         count = len(times_ms)
@@ -73,6 +80,7 @@ class Memory:
                 rows.slots,
                 np.array(times_ms, dtype=np.int64),
                 np.array(amounts or [1000] * count, dtype=np.int64),
+                np.array(unusual or [0] * count, dtype=np.int8),
                 np.array(is_fraud, dtype=np.int8),
                 np.array(corrects or [False] * count),
             )
@@ -184,11 +192,12 @@ def learn_some(memory: Memory, seed: int, record: Callable[..., None]) -> None:
     ids = [[f"{kind}{number}" for number in chance.integers(0, 5, 40)] for kind in "cm"]
     times = MONDAY_MS + chance.integers(0, 40 * DAY_MS, 40)
     amounts = chance.integers(0, 100_000, 40)
+    unusual = chance.integers(0, 2, 40).astype(np.int8)
     is_fraud = chance.integers(0, 2, 40).astype(np.int8)
     corrects = chance.random(40) < 0.3
     for rows in memory.learned.rows(tuple(ids)):
         values = rows.values if record is record_verdicts else rows.values.view(np.recarray)
-        record(values, rows.slots, times, amounts, is_fraud, corrects)
+        record(values, rows.slots, times, amounts, unusual, is_fraud, corrects)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -331,7 +340,8 @@ def test_an_entity_without_history_has_nothing_but_priors() -> None:
         "terminal_amount_ratio_1d", "terminal_amount_ratio_30d",
         *(f"{entity}_{name}" for entity in ("card", "terminal") for name in (
             "verdict", "days_since_run", "days_since_fraud", "days_since_genuine",
-            "genuine_since_fraud", "genuine_z", "genuine_ratio",
+            "genuine_since_fraud", "genuine_z", "genuine_ratio", "alike_days_since_run",
+            "alike_days_since_fraud", "alike_days_since_genuine",
         )),
     }  # fmt: skip
 
@@ -455,8 +465,9 @@ def test_a_terminal_is_shared_by_cards() -> None:
 def ring_after(events: Sequence[tuple[int, int]]) -> NDArray[Any]:
     ring = np.zeros((1, BUCKET_SLOTS), dtype=BUCKET)
     times, amounts = (np.array(column, dtype=np.int64) for column in zip(*events, strict=True))
-    out = np.empty((len(events), 7), dtype=np.float32)
-    shared_kernel(ring, np.zeros(len(events), dtype=np.int32), times, amounts, out, 0)
+    out = np.empty((len(events), SHARED_WIDTH), dtype=np.float32)
+    unusual = (amounts % 2).astype(np.int8)
+    shared_kernel(ring, np.zeros(len(events), dtype=np.int32), times, amounts, unusual, out, 0)
     return ring
 
 
@@ -477,8 +488,8 @@ def test_partitions_that_send_sums_make_the_ring_of_all_events(
     merged = np.zeros(BUCKET_SLOTS, dtype=BUCKET)
     for part in (events[::2], events[1::2]):
         [ring] = ring_after(part) if part else np.zeros((1, BUCKET_SLOTS), dtype=BUCKET)
-        for slot, (bucket, count, amount) in enumerate(ring.tolist()):
-            add_to_bucket(merged, slot, bucket, count, amount)
+        for slot, added in enumerate(ring.tolist()):
+            add_to_bucket(merged, slot, *added)
 
     assert merged.tobytes() == ring_after(events)[0].tobytes()
 
@@ -612,6 +623,51 @@ def test_only_genuine_amounts_make_the_genuine_habit() -> None:
 
     assert row["card_genuine_z"] == float32(510 / 51)
     assert row["card_genuine_ratio"] == float32(math.log1p(1510) - math.log1p(1000))
+
+
+def test_labels_of_usual_and_of_unusual_amounts_are_remembered_apart() -> None:
+    memory = Memory()
+    memory.read(visits([MONDAY_MS] * 9))
+    memory.learn([MONDAY_MS, MONDAY_MS + DAY_MS], [1, 1], unusual=[1, 1])
+    memory.learn([MONDAY_MS + 2 * DAY_MS], [0], unusual=[0])
+    later = MONDAY_MS + 3 * DAY_MS
+
+    usual, unusual = memory.read_at(later), memory.read_at(later, amount=90_000)
+
+    assert unusual["card_amount_z"] > 3.0 > usual["card_amount_z"]
+    assert (unusual["terminal_alike_run"], usual["terminal_alike_run"]) == (2.0, 0.0)
+    assert unusual["terminal_alike_days_since_run"] == 3.0
+    assert unusual["terminal_alike_days_since_fraud"] == 2.0
+    assert math.isnan(unusual["terminal_alike_days_since_genuine"])
+    assert usual["terminal_alike_days_since_genuine"] == 1.0
+    assert math.isnan(usual["terminal_alike_days_since_fraud"])
+    assert unusual["terminal_alike_risk"] > 0.5
+    assert usual["terminal_alike_risk"] < 0.01
+    # All labels together: the latest verdict ended the run.
+    assert usual["terminal_fraud_run"] == unusual["terminal_fraud_run"] == 0.0
+
+
+def test_unusual_amounts_are_counted_where_they_are_spent_and_by_whom() -> None:
+    memory = Memory()
+    memory.read(visits([MONDAY_MS] * 9))
+    memory.read_at(MONDAY_MS, amount=90_000)
+
+    now, later = (memory.read_at(MONDAY_MS + days * DAY_MS) for days in (0, 1))
+
+    spans = ("1d", "7d", "30d")
+    assert [now[f"card_unusual_{span}"] for span in spans] == [1.0, 1.0, 1.0]
+    assert later["card_unusual_1d"] == 0.5
+    assert [now[f"terminal_unusual_{span}"] for span in spans] == [1.0, 1.0, 1.0]
+    assert memory.read_at(MONDAY_MS + 9 * DAY_MS)["terminal_unusual_7d"] == 0.0
+
+
+def test_stored_features_tell_which_amounts_were_unusual() -> None:
+    memory = Memory()
+    batch = visits([MONDAY_MS] * 10, amounts=[1000] * 9 + [90_000])
+
+    features = KERNEL.read_and_record(batch, memory.profiles.open(batch))
+
+    assert unusual_amounts(features).tolist() == [0] * 9 + [1]
 
 
 def test_labels_change_no_feature_of_traffic() -> None:

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from signal import SIGINT, SIGTERM
 
+import numpy as np
 import psutil
 import pytest
 import redis
 from kafka.consumer.fetcher import ConsumerRecord
+from numpy.typing import NDArray
 
 from models import make_model
 from pipeline.durations import DAY_MS, HOUR_MS
@@ -31,6 +33,7 @@ from pipeline.events import (
     mask_card_numbers,
 )
 from pipeline.feature_kernels import add_to_bucket
+from pipeline.features import unusual_amounts
 from pipeline.feedback import MemoryWaiting
 from pipeline.learner import Learner
 from pipeline.profiles import (
@@ -756,7 +759,8 @@ def test_positions_and_state_moved_together(upheaval: Upheaval) -> None:
         profiles = MemoryProfiles(CARD, learner.profiles)
         engine = Engine(CARD, upheaval.settings, profiles, MemoryWaiting(1))
         engine.adopt(Version(make_model("additive", engine.kernel.names), 0))
-        assert (len(engine.decide(batch)), len(rows), rejected) == (len(values), len(values), [])
+        decisions = engine.decide(batch)
+        assert (len(decisions), len(rows), rejected) == (len(values), len(values), [])
 
         cards = list(dict.fromkeys(batch.keys[0]))
         view = profiles.open(batch).traffic
@@ -768,23 +772,25 @@ def test_positions_and_state_moved_together(upheaval: Upheaval) -> None:
         stored_position = upheaval.redis.get(f"pos:{TRANSACTIONS}:{partition}") or b""
         assert stored_position.split(b":")[0] == str(len(values)).encode()
         assert len(list(upheaval.redis.scan_iter(f"c:{partition}:*", count=1_000))) == len(cards)
-        add_to_rings(rings, batch.keys[1], batch)
+        add_to_rings(rings, batch, unusual_amounts(decisions.features))
     assert_rings_are(rings, upheaval.redis)
 
 
-def add_to_rings(rings: Table, terminals: Sequence[str], batch: Transactions) -> None:
+def add_to_rings(rings: Table, batch: Transactions, unusual: NDArray[np.int8]) -> None:
     """Count events into the buckets of their terminals, as any order of them must."""
-    slots = rings.slots(terminals)
-    rows = zip(slots, batch.event_time_ms.tolist(), batch.amount_minor.tolist(), strict=True)
-    for slot, time_ms, amount in rows:
+    slots = rings.slots(batch.keys[1])
+    columns = (batch.event_time_ms, batch.amount_minor, unusual)
+    for slot, time_ms, amount, odd in zip(
+        slots, *(column.tolist() for column in columns), strict=True
+    ):
         ring = rings.rows[slot]
         hour, day = time_ms // HOUR_MS, time_ms // DAY_MS
-        add_to_bucket(ring, hour % HOUR_SLOTS, hour, 1, amount)
-        add_to_bucket(ring, HOUR_SLOTS + day % DAY_SLOTS, day, 1, amount)
+        add_to_bucket(ring, hour % HOUR_SLOTS, hour, 1, amount, odd)
+        add_to_bucket(ring, HOUR_SLOTS + day % DAY_SLOTS, day, 1, amount, odd)
 
 
 def assert_rings_are(rings: Table, client: redis.Redis) -> None:
-    stored = client.mget([f"t:terminal:{terminal}" for terminal in rings.ids])
+    stored = client.mget([f"r:terminal:{terminal}" for terminal in rings.ids])
     size = rings.rows[:1].nbytes
     different = [
         terminal
