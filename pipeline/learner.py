@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from models.contract import Model
 from pipeline.durations import HOUR_MS
+from pipeline.examples import Examples
 from pipeline.feature_kernels import record_verdicts
 from pipeline.features import unusual_amounts
 from pipeline.profiles import LearnedProfiles
-from pipeline.records import FEATURE_DTYPE, TrainingExample
+from pipeline.records import TrainingExample
 from pipeline.schema import Schema
 
 
@@ -73,39 +74,32 @@ class Learner:
         `profiles` is false where rows of the profiles hold these examples already, since they are
         kept in Redis and the models are restored from an older snapshot.
         """
-        if not examples:
+        if examples:
+            self.learn_columns(Examples.of(examples, names=self._names), profiles=profiles)
+
+    def learn_columns(self, examples: Examples, *, profiles: bool = True) -> None:
+        """Learn examples that are columns already, as `learn` does."""
+        if not len(examples):
             return
-        is_fraud = np.array([example.is_fraud for example in examples], dtype=np.int8)
-        weights = np.array([example.weight for example in examples])
-        joined = b"".join(example.features for example in examples)
-        features = np.frombuffer(joined, dtype=FEATURE_DTYPE).reshape(len(examples), -1)
-        for start, stop in self._hours(examples):
+        features, is_fraud, weights = examples.features, examples.is_fraud, examples.weights
+        for start, stop in self._hours(examples.event_time_ms):
             for model in self.models:
                 model.tick(self._hour)
                 model.learn(features[start:stop], is_fraud[start:stop], weights[start:stop])
         if profiles:
-            self._record(examples, is_fraud, unusual_amounts(features))
+            self._record(examples)
         self.counts["learned"] += len(examples)
 
-    def _hours(self, examples: Sequence[TrainingExample]) -> Iterator[tuple[int, int]]:
+    def _hours(self, event_time_ms: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         """Cut examples where the hour of their event time, which never goes back, moves on."""
-        first = 0
-        for place, example in enumerate(examples):
-            hour = example.event_time // HOUR_MS
-            if hour > self._hour:
-                if place > first:
-                    yield first, place
-                self._hour, first = hour, place
-        yield first, len(examples)
+        hours = np.maximum.accumulate(np.maximum(event_time_ms // HOUR_MS, self._hour))
+        edges = [0, *(np.flatnonzero(np.diff(hours)) + 1).tolist(), len(hours)]
+        for start, stop in zip(edges, edges[1:], strict=False):
+            self._hour = int(hours[start])
+            yield start, stop
 
-    def _record(
-        self,
-        examples: Sequence[TrainingExample],
-        is_fraud: NDArray[np.int8],
-        unusual: NDArray[np.int8],
-    ) -> None:
-        times = np.array([example.event_time for example in examples], dtype=np.int64)
-        amounts = np.array([example.amount for example in examples], dtype=np.int64)
-        corrects = np.array([example.supersedes is not None for example in examples])
-        for rows in self.profiles.rows(self.keys(examples)):
+    def _record(self, examples: Examples) -> None:
+        times, amounts, corrects = examples.event_time_ms, examples.amount, examples.corrects
+        is_fraud, unusual = examples.is_fraud, unusual_amounts(examples.features)
+        for rows in self.profiles.rows(examples.keys):
             record_verdicts(rows.values, rows.slots, times, amounts, unusual, is_fraud, corrects)

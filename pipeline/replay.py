@@ -14,18 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import make_model
+from models.contract import Model
 from models.snapshot import Snapshot
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.engine import Decisions, Engine, Version
 from pipeline.errors import SnapshotError
 from pipeline.evaluation import Quality
 from pipeline.events import Label, Transactions
+from pipeline.examples import Examples
 from pipeline.features import FeatureKernel
 from pipeline.feedback import MemoryWaiting, Settled, WentThrough, matured_label, went_through
 from pipeline.label_source import ConstantDelay, LabelSource
 from pipeline.learner import Learner
 from pipeline.profiles import MemoryProfiles
-from pipeline.records import ACTIONS
+from pipeline.records import ACTIONS, TrainingExample
 from pipeline.schema import Schema
 from pipeline.score_log import ScoreLog
 from pipeline.settings import Settings
@@ -54,6 +56,21 @@ class ReplayOptions:
     end_ms: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Examples that every model has just learned.
+
+    Parameters
+    ----------
+    scores
+        What each model said of them when they were decided, by its name.
+    """
+
+    examples: Examples
+    scores: dict[str, NDArray[np.float64]]
+    models: tuple[Model, ...]
+
+
 @dataclass(slots=True)
 class ReplayResult:
     """What a replay found; `quality` has one entry for each model, the champion first."""
@@ -78,12 +95,17 @@ class ReplayResult:
 class Replay:
     """One pass over stored events.
 
-    `decided` is called with every batch of decisions, `settled` with labels that became known,
-    in the order of their log; `scores` is what the quality is measured on. With a `snapshot`, its
-    model alone scores, and nothing is learned: the profiles know of no label either.
+    `scores` is what the quality is measured on. With a `snapshot`, its model alone scores, and
+    nothing is learned: the profiles know of no label either.
 
     Parameters
     ----------
+    decided, judged
+        Called with every batch of decisions; `judged` with the truth of each as well: 1, 0, or -1
+        where nobody knows.
+    settled, learned
+        Called with labels that became known, in the order of their log, and with the examples
+        that were learned of them.
     labels
         What tells which labels and outcomes become known, and when; by default every label comes
         after the constant delay of the options.
@@ -98,22 +120,27 @@ class Replay:
         options: ReplayOptions,
         *,
         decided: Callable[[Decisions], None] | None = None,
+        judged: Callable[[Decisions, NDArray[np.int8]], None] | None = None,
         settled: Callable[[Sequence[Settled]], None] | None = None,
+        learned: Callable[[Learned], None] | None = None,
         snapshot: Snapshot | None = None,
         labels: LabelSource | None = None,
         maturity: WentThrough = went_through,
     ) -> None:
         self._settings, self._options = settings, options
         self._decided = decided or (lambda decisions: None)
+        self._judged = judged or (lambda decisions, is_fraud: None)
         self._settled = settled or (lambda labels: None)
+        self._learned = learned or (lambda found: None)
         self._learns = snapshot is None
-        names = (settings.model, *settings.challenger_names)
+        self._names = names = (settings.model, *settings.challenger_names)
         if snapshot is not None:
-            names = (snapshot.model.name,)
+            self._names = names = (snapshot.model.name,)
         self._waiting = MemoryWaiting(settings.feedback_limit, maturity)
         kernel = FeatureKernel(schema)
         models = [make_model(name, kernel.names, settings.model_options) for name in names]
         self._learner = Learner(schema, kernel.schema_hash, models)
+        self._keyed = [item.name for item in schema.keyed]
         profiles = MemoryProfiles(schema, self._learner.profiles)
         self._engine = Engine(schema, settings, profiles, self._waiting)
         self._labels = labels or ConstantDelay(options.label_delay_ms)
@@ -163,9 +190,11 @@ class Replay:
         if self._learns:
             self._waiting.add(decisions)
             self._labels.decided(batch, decisions, is_fraud)
+        truth = is_fraud[decisions.rows]
         self._decided(decisions)
-        self.scores.add(decisions, is_fraud[decisions.rows])
+        self._judged(decisions, truth)
         result = self.result
+        self.scores.add(decisions, truth, first_row=result.events + result.duplicates)
         result.events += len(decisions)
         result.duplicates += len(batch) - len(decisions)
         result.last_ms = int(batch.event_time_ms[-1])
@@ -191,7 +220,16 @@ class Replay:
         self.result.labels.update(item.path for item in settled)
         examples = [item.example(partition=0) for item in settled if item.decision]
         self._training_seq += len(examples)
-        self._learner.learn(self._learner.fresh(examples))
+        fresh = self._learner.fresh(examples)
+        columns = Examples.of(fresh, names=self._keyed)
+        self._learner.learn_columns(columns)
+        if fresh:
+            self._learned(Learned(columns, self._scores_of(fresh), self._learner.models))
+
+    def _scores_of(self, examples: Sequence[TrainingExample]) -> dict[str, NDArray[np.float64]]:
+        """Give what each model said when the examples were decided."""
+        said = [(example.score, *example.challengers.values()) for example in examples]
+        return dict(zip(self._names, np.array(said, np.float64).T, strict=True))
 
     def _adopt(self) -> str:
         champion, *challengers = (

@@ -1,7 +1,7 @@
 """Scores, truth, time, card and action of every event of a run, as compact columns.
 
 Quality can be measured only when the run is over, on a period that the caller chooses; so what it
-needs is kept for each event, and nothing else: 26 bytes and 8 for each model.
+needs is kept for each event, and nothing else: 50 bytes and 8 for each model.
 
 >>> log = ScoreLog(("additive",))
 >>> log.columns() is None
@@ -23,8 +23,20 @@ from pipeline.evaluation import Quality, evaluate
 class ScoreColumns:
     """All events of a run in the order of their decisions.
 
-    `is_fraud` is 1, 0, or -1 where nobody knows; `action` is a number of `ACTIONS`; `scores` has
-    one column for each model, the champion first.
+    Parameters
+    ----------
+    is_fraud
+        1, 0, or -1 where nobody knows.
+    card
+        The partition key, coded as integers from 0.
+    action
+        A number of `ACTIONS`.
+    scores
+        One column for each model, the champion first.
+    row
+        Number of the event in the stream as it was read, duplicates counted.
+    labels_known
+        How many labels had been learned when the event was scored.
     """
 
     is_fraud: NDArray[np.int8]
@@ -32,6 +44,9 @@ class ScoreColumns:
     card: NDArray[np.int64]
     action: NDArray[np.int8]
     scores: dict[str, NDArray[np.float64]]
+    amount_minor: NDArray[np.int64]
+    row: NDArray[np.int64]
+    labels_known: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.is_fraud)
@@ -54,8 +69,11 @@ class ScoreLog:
         self._parts: list[tuple[NDArray[Any], ...]] = []
         self._cards: dict[str, int] = {}
 
-    def add(self, decisions: Decisions, is_fraud: NDArray[np.int8]) -> None:
-        """Keep the scores of a batch."""
+    def add(self, decisions: Decisions, is_fraud: NDArray[np.int8], *, first_row: int) -> None:
+        """Keep the scores of a batch; `first_row` is the number of its first event in the stream.
+
+        The number counts duplicates.
+        """
         known = self._cards
         cards = [known.setdefault(key, len(known)) for key in decisions.transactions.keys[0]]
         self._parts.append(
@@ -64,6 +82,9 @@ class ScoreLog:
                 decisions.transactions.event_time_ms,
                 np.array(cards, dtype=np.int64),
                 decisions.actions.astype(np.int8),
+                decisions.transactions.amount_minor,
+                decisions.rows + first_row,
+                np.full(len(decisions), decisions.label_offset, np.int64),
                 decisions.scores,
                 *decisions.challengers.values(),
             )
@@ -75,9 +96,17 @@ class ScoreLog:
             return None
         joined = [np.concatenate(column) for column in zip(*self._parts, strict=True)]
         self._parts = [tuple(joined)]
-        is_fraud, times, cards, actions, *scores = joined
-        by_name = dict(zip(self._names, scores, strict=True))
-        return ScoreColumns(is_fraud, times, cards, actions, by_name)
+        is_fraud, times, cards, actions, amounts, rows, labels, *scores = joined
+        return ScoreColumns(
+            is_fraud=is_fraud,
+            event_time_ms=times,
+            card=cards,
+            action=actions,
+            scores=dict(zip(self._names, scores, strict=True)),
+            amount_minor=amounts,
+            row=rows,
+            labels_known=labels,
+        )
 
     def quality(self, start_ms: int | None, end_ms: int | None) -> dict[str, Quality]:
         """Measure each model on the labelled events of a period."""

@@ -65,6 +65,9 @@ def scored(
         card=np.zeros(count, np.int64),
         action=np.array(actions or [APPROVE] * count, np.int8),
         scores={"additive": np.array(scores, np.float64)},
+        amount_minor=np.full(count, 1000, np.int64),
+        row=np.arange(count, dtype=np.int64),
+        labels_known=np.zeros(count, np.int64),
     )
 
 

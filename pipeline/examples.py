@@ -1,0 +1,74 @@
+"""Training examples as columns: what a fold of the training log reads of them, and nothing else.
+
+The log holds one record for each label. A replay learns millions of them, so whoever learns works
+on columns, and a batch of records becomes columns once.
+
+>>> examples = Examples.of([], names=("card",))
+>>> len(examples), examples.keys
+(0, ([],))
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.records import FEATURE_DTYPE, TrainingExample
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Labels joined to what was decided, in the order of their log, as columns of one length.
+
+    Parameters
+    ----------
+    keys
+        One list of ids for each keyed field of the schema.
+    corrects
+        Whether the example takes the place of an earlier one of the same event.
+    """
+
+    transaction_id: list[str]
+    keys: tuple[list[str], ...]
+    features: NDArray[np.float32]
+    is_fraud: NDArray[np.int8]
+    weights: NDArray[np.float64]
+    amount: NDArray[np.int64]
+    event_time_ms: NDArray[np.int64]
+    corrects: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.transaction_id)
+
+    @classmethod
+    def of(cls, records: Sequence[TrainingExample], *, names: Sequence[str]) -> "Examples":
+        """Give records as columns; `names` are those of the schema's keyed fields."""
+        packed = b"".join(record.features for record in records)
+        width = len(packed) // len(records) if records else 0
+        return cls(
+            transaction_id=[record.transaction_id for record in records],
+            keys=tuple([record.keys[name] for record in records] for name in names),
+            features=np.frombuffer(packed, FEATURE_DTYPE).reshape(
+                len(records), width // FEATURE_DTYPE.itemsize
+            ),
+            is_fraud=np.array([record.is_fraud for record in records], np.int8),
+            weights=np.array([record.weight for record in records], np.float64),
+            amount=np.array([record.amount for record in records], np.int64),
+            event_time_ms=np.array([record.event_time for record in records], np.int64),
+            corrects=np.array([record.supersedes is not None for record in records], np.bool_),
+        )
+
+    def take(self, rows: NDArray[np.int64], weights: NDArray[np.float64]) -> "Examples":
+        """Give the examples of these rows, in their order, with weights of their own."""
+        places = rows.tolist()
+        return Examples(
+            transaction_id=[self.transaction_id[row] for row in places],
+            keys=tuple([ids[row] for row in places] for ids in self.keys),
+            features=self.features[rows],
+            is_fraud=self.is_fraud[rows],
+            weights=weights,
+            amount=self.amount[rows],
+            event_time_ms=self.event_time_ms[rows],
+            corrects=self.corrects[rows],
+        )
