@@ -12,7 +12,7 @@ defined (ranking without a fraud or without a genuine event) is `None`, never a 
 True
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,13 +22,21 @@ from sklearn.metrics import (
 )
 
 from pipeline.durations import DAY_MS
+from pipeline.quality.budget import (
+    ALERTS_A_DAY,
+    in_budget,
+    recall,
+    recall_in_top,
+    top_of_rate,
+    value_detected,
+)
+from pipeline.quality.cards import card_days, handbook_by_day, plain_by_day, starts_of
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
 CALIBRATION_BINS = 15
-CARDS_TOP = 100
 
 # A model that says 0 of a fraud would otherwise cost infinitely much; scikit-learn clips alike.
 SCORE_MARGIN = float(np.finfo(np.float64).eps)
@@ -36,7 +44,22 @@ SCORE_MARGIN = float(np.finfo(np.float64).eps)
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How good the scores of a run were; `None` where a number is not defined."""
+    """How good the scores of a run were; `None` where a number is not defined.
+
+    Parameters
+    ----------
+    calibration_error, calibration_error_equal_mass
+        Over 15 bins of equal width, and over 15 of equally many events.
+    card_precision_top_100, card_precision_handbook
+        With no card removed, and by the rule of the Fraud Detection Handbook.
+    recall_in_top_frauds
+        Share of the frauds among as many of the highest scores as there are frauds.
+    recall_at_1_percent
+        Share of the frauds among the highest hundredth of the scores.
+    recall_at_budget, value_detection_rate
+        Share of the frauds, and of their money, among the highest scores of each day, as many as
+        are looked at.
+    """
 
     events: int
     frauds: int
@@ -45,7 +68,13 @@ class Quality:
     log_loss: float | None
     brier: float | None
     calibration_error: float | None
-    card_precision_top_100: float | None
+    calibration_error_equal_mass: float | None = None
+    card_precision_top_100: float | None = None
+    card_precision_handbook: float | None = None
+    recall_in_top_frauds: float | None = None
+    recall_at_1_percent: float | None = None
+    recall_at_budget: float | None = None
+    value_detection_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +95,25 @@ def evaluate(
     *,
     event_time_ms: ArrayLike | None = None,
     card: ArrayLike | None = None,
+    amount_minor: ArrayLike | None = None,
+    frauds_known: tuple[ArrayLike, ArrayLike] | None = None,
+    alerts_a_day: int = ALERTS_A_DAY,
 ) -> Quality:
     """Judge a whole run.
 
     Parameters
     ----------
     event_time_ms, card
-        Needed for card precision; `card` is coded as integers from 0.
+        Needed for card precision and the budget; `card` is coded as integers from 0.
+    amount_minor
+        Needed for the money that is detected.
+    frauds_known
+        Time and card of all frauds, those before the judged period as well; without, of the judged.
+    alerts_a_day
+        The budget: how many events of a day are looked at.
     """
     score, fraud = columns(scores, is_fraud)
-    return Quality(
+    quality = Quality(
         events=len(score),
         frauds=int(fraud.sum()),
         average_precision=average_precision(score, fraud),
@@ -83,10 +121,47 @@ def evaluate(
         log_loss=mean_or_none(log_losses(score, fraud)),
         brier=mean_or_none(squared_errors(score, fraud)),
         calibration_error=calibration_error(score, fraud),
-        card_precision_top_100=None
-        if event_time_ms is None or card is None
-        else card_precision(score, fraud, event_time_ms=event_time_ms, card=card),
+        calibration_error_equal_mass=calibration_error_equal_mass(score, fraud),
+        recall_in_top_frauds=recall_in_top(score, fraud, top=int(fraud.sum())),
+        recall_at_1_percent=recall_in_top(score, fraud, top=top_of_rate(len(score))),
     )
+    if event_time_ms is None or not len(score):
+        return quality
+    times = np.asarray(event_time_ms, np.int64)
+    marked = in_budget(score, times // DAY_MS, a_day=alerts_a_day)
+    amounts = None if amount_minor is None else np.asarray(amount_minor, np.int64)
+    quality = replace(
+        quality,
+        recall_at_budget=recall(marked, fraud),
+        value_detection_rate=None if amounts is None else value_detected(marked, fraud, amounts),
+    )
+    if card is None:
+        return quality
+    plain, handbook = card_precisions(score, fraud, times, card, frauds_known)
+    return replace(
+        quality,
+        card_precision_top_100=float(plain.mean()),
+        card_precision_handbook=float(handbook.mean()),
+    )
+
+
+def card_precisions(
+    scores: Floats,
+    is_fraud: Bools,
+    event_time_ms: Ints,
+    card: ArrayLike,
+    frauds_known: tuple[ArrayLike, ArrayLike] | None = None,
+) -> tuple[Floats, Floats]:
+    """Give card precision day by day: the plain one, and by the Handbook's rule."""
+    cards = card_days(scores, is_fraud, event_time_ms=event_time_ms, card=card)
+    times, known = frauds_known or (event_time_ms[is_fraud], np.asarray(card)[is_fraud])
+    _, plain = plain_by_day(cards)
+    _, handbook = handbook_by_day(
+        cards,
+        fraud_day=np.asarray(times, np.int64) // DAY_MS,
+        fraud_card=np.asarray(known, np.int64),
+    )
+    return plain, handbook
 
 
 def log_losses(scores: Floats, is_fraud: Bools) -> Floats:
@@ -117,57 +192,29 @@ def calibration_error(
     """Give the mean distance between score and fraud rate over bins of equal width."""
     if not len(scores):
         return None
-    code = np.minimum((scores * bins).astype(np.int64), bins - 1)
+    code = equal_width(scores, bins)
     return float(np.abs(np.bincount(code, weights=scores - is_fraud)).sum() / len(scores))
 
 
-def card_precision(
-    scores: ArrayLike,
-    is_fraud: ArrayLike,
-    *,
-    event_time_ms: ArrayLike,
-    card: ArrayLike,
-    top: int = CARDS_TOP,
+def calibration_error_equal_mass(
+    scores: Floats, is_fraud: Bools, *, bins: int = CALIBRATION_BINS
 ) -> float | None:
-    """Give the mean over UTC days of the share of compromised cards among the `top` suspicious.
-
-    A card is as suspicious as its highest score of the day; of equal ones the lower number is
-    first. A day with fewer cards than `top` is still divided by `top`.
-
-    >>> day = [0, 1, 2]
-    >>> card_precision([0.9, 0.8, 0.1], [1, 0, 1], event_time_ms=day, card=[7, 8, 9], top=2)
-    0.5
-    """
-    score, fraud = columns(scores, is_fraud)
-    if not len(score):
+    """Give the mean distance between score and fraud rate over bins of equally many events."""
+    if not len(scores):
         return None
-    days, cards = np.asarray(event_time_ms, np.int64) // DAY_MS, np.asarray(card, np.int64)
-    day, number, highest, compromised = _by_card_and_day(score, fraud, days, cards)
-    order = np.lexsort((number, -highest, day))
-    starts = _starts(day[order])
-    lengths = np.diff(starts, append=len(order))
-    rank = np.arange(len(order)) - np.repeat(starts, lengths)
-    return float(compromised[order][rank < top].sum() / (top * len(starts)))
+    code = equal_mass(scores, bins)
+    return float(np.abs(np.bincount(code, weights=scores - is_fraud)).sum() / len(scores))
 
 
-def _by_card_and_day(
-    scores: Floats, is_fraud: Bools, day: Ints, card: Ints
-) -> tuple[Ints, Ints, Floats, Bools]:
-    """Fold events to one row for each card and day: its highest score, any fraud."""
-    order = np.lexsort((card, day))
-    starts = _starts(day[order], card[order])
-    first = order[starts]
-    highest = np.maximum.reduceat(scores[order], starts)
-    return day[first], card[first], highest, np.logical_or.reduceat(is_fraud[order], starts)
+def equal_width(scores: Floats, bins: int = CALIBRATION_BINS) -> Ints:
+    """Give the bin of each score, of bins of equal width."""
+    return np.minimum((scores * bins).astype(np.int64), bins - 1)
 
 
-def _starts(*sorted_columns: Ints) -> NDArray[np.intp]:
-    """Give the rows at which a group of equal values begins."""
-    begins = np.zeros(len(sorted_columns[0]), np.bool_)
-    begins[0] = True
-    for column in sorted_columns:
-        begins[1:] |= column[1:] != column[:-1]
-    return np.flatnonzero(begins)
+def equal_mass(scores: Floats, bins: int = CALIBRATION_BINS) -> Ints:
+    """Give the bin of each score, of bins that hold equally many as far as equal scores allow."""
+    edges = np.quantile(scores, np.arange(1, bins) / bins)
+    return np.searchsorted(edges, scores, side="right").astype(np.int64)
 
 
 def quality_over_time(
@@ -195,7 +242,7 @@ def quality_over_time(
     else:
         # Scored order is not quite event-time order: a late event belongs to the open stretch.
         code = np.maximum.accumulate(np.asarray(event_time_ms, np.int64) // period_ms)
-    edges = [*_starts(code).tolist(), len(score)]
+    edges = [*starts_of(code).tolist(), len(score)]
     return tuple(
         _block(score, fraud, first, end) for first, end in zip(edges, edges[1:], strict=False)
     )

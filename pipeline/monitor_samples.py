@@ -10,10 +10,10 @@ It stands apart from `metric_samples.py` because the worker has no use for sciki
 from collections.abc import Iterator
 
 from pipeline.drift import DETECTORS, DIRECTIONS, ErrorDrift
-from pipeline.evaluation import CARDS_TOP
 from pipeline.metric_samples import Sample, by_label, by_labels, known, seconds
 from pipeline.monitoring import Monitor
 from pipeline.prequential import PrequentialWindow
+from pipeline.quality.cards import CARDS_TOP
 
 ERROR = "error"
 

@@ -27,6 +27,7 @@ from pipeline.feedback import MemoryWaiting, Settled, WentThrough, matured_label
 from pipeline.label_source import ConstantDelay, LabelSource
 from pipeline.learner import Learner
 from pipeline.profiles import MemoryProfiles
+from pipeline.quality.budget import ALERTS_A_DAY
 from pipeline.records import ACTIONS, TrainingExample
 from pipeline.schema import Schema
 from pipeline.score_log import ScoreLog
@@ -49,11 +50,14 @@ class ReplayOptions:
         Event time from an event to its label.
     start_ms, end_ms
         Quality is measured on events from `start_ms` to before `end_ms`; all are learned from.
+    alerts_a_day
+        How many events of a day are looked at, where quality is measured at a budget.
     """
 
     label_delay_ms: int
     start_ms: int | None = None
     end_ms: int | None = None
+    alerts_a_day: int = ALERTS_A_DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +169,9 @@ class Replay:
         except KeyboardInterrupt:
             self.result.finished = False
         self.result.seconds = time.perf_counter() - started
-        self.result.quality = self.scores.quality(self._options.start_ms, self._options.end_ms)
+        self.result.quality = self.scores.quality(
+            self._options.start_ms, self._options.end_ms, alerts_a_day=self._options.alerts_a_day
+        )
         return self.result
 
     def _cuts(self, batch: Transactions) -> Iterator[tuple[int, int]]:

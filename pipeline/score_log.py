@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.engine import Decisions
 from pipeline.evaluation import Quality, evaluate
+from pipeline.quality.budget import ALERTS_A_DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +109,23 @@ class ScoreLog:
             labels_known=labels,
         )
 
-    def quality(self, start_ms: int | None, end_ms: int | None) -> dict[str, Quality]:
+    def quality(
+        self, start_ms: int | None, end_ms: int | None, *, alerts_a_day: int = ALERTS_A_DAY
+    ) -> dict[str, Quality]:
         """Measure each model on the labelled events of a period."""
         log = self.columns()
         if log is None:
             return {}
-        judged = log.measured(start_ms, end_ms)
-        fraud, times, cards = log.is_fraud[judged], log.event_time_ms[judged], log.card[judged]
+        judged, frauds = log.measured(start_ms, end_ms), log.is_fraud == 1
         return {
-            name: evaluate(scores[judged], fraud, event_time_ms=times, card=cards)
+            name: evaluate(
+                scores[judged],
+                frauds[judged],
+                event_time_ms=log.event_time_ms[judged],
+                card=log.card[judged],
+                amount_minor=log.amount_minor[judged],
+                frauds_known=(log.event_time_ms[frauds], log.card[frauds]),
+                alerts_a_day=alerts_a_day,
+            )
             for name, scores in log.scores.items()
         }

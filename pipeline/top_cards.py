@@ -19,7 +19,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from pipeline.durations import DAY_MS
-from pipeline.evaluation import CARDS_TOP
+from pipeline.quality.cards import CARDS_TOP
 
 # A day counts when most of its labels can be there; the mean is over the mature days kept.
 MATURE_DAYS = 7

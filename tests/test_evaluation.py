@@ -13,7 +13,13 @@ from sklearn.metrics import (
 )
 
 from pipeline.durations import DAY_MS
-from pipeline.evaluation import calibration_error, card_precision, evaluate, quality_over_time
+from pipeline.evaluation import (
+    calibration_error,
+    calibration_error_equal_mass,
+    evaluate,
+    quality_over_time,
+)
+from pipeline.quality.cards import card_precision
 
 
 def stream(events: int, seed: int = 1) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -147,3 +153,132 @@ def test_a_long_run_is_judged_in_seconds() -> None:
 
     assert evaluate(scores, is_fraud, event_time_ms=time_ms, card=cards).roc_auc is not None
     assert time.process_time() - started < 20.0
+
+
+def test_nothing_of_a_budget_is_defined_without_an_event() -> None:
+    quality = evaluate([], [], event_time_ms=[], card=[], amount_minor=[])
+
+    assert quality.calibration_error_equal_mass is quality.card_precision_handbook is None
+    assert quality.recall_in_top_frauds is quality.recall_at_1_percent is None
+    assert quality.recall_at_budget is quality.value_detection_rate is None
+
+
+def test_bins_of_equal_mass_are_those_of_a_plain_loop() -> None:
+    scores, is_fraud = stream(1500, seed=9)
+    # 1,500 different scores cut into 15: a hundred of the sorted ones each.
+    order = np.argsort(scores)
+    parts = [order[first : first + 100] for first in range(0, 1500, 100)]
+    wanted = sum(abs((scores[part] - is_fraud[part]).sum()) for part in parts) / 1500
+
+    assert calibration_error_equal_mass(scores, is_fraud) == pytest.approx(wanted)
+
+
+def test_equal_scores_share_a_bin_of_equal_mass() -> None:
+    scores, is_fraud = np.full(40, 0.25), np.arange(40) % 4 == 0
+
+    assert calibration_error_equal_mass(scores, is_fraud) == pytest.approx(0.0)
+
+
+def test_recall_in_the_top_of_the_frauds_is_the_point_where_precision_meets_recall() -> None:
+    scores, is_fraud = stream(4000, seed=2)
+
+    quality = evaluate(scores, is_fraud)
+
+    highest = np.argsort(-scores)[: is_fraud.sum()]
+    assert quality.recall_in_top_frauds == is_fraud[highest].sum() / is_fraud.sum()
+    assert quality.recall_at_1_percent == is_fraud[np.argsort(-scores)[:40]].sum() / is_fraud.sum()
+
+
+def test_a_budget_is_of_each_day_and_its_money_is_counted() -> None:
+    # Two alerts a day: day 0 finds the fraud of 30.00 and misses that of 10.00, day 1 both.
+    time_ms = [0, 1, 2, 3, DAY_MS, DAY_MS + 1]
+    scores = [0.9, 0.8, 0.7, 0.1, 0.2, 0.3]
+    is_fraud = [True, False, True, False, True, True]
+    amounts = [3000, 500, 1000, 500, 100, 200]
+
+    quality = evaluate(
+        scores, is_fraud, event_time_ms=time_ms, amount_minor=amounts, alerts_a_day=2
+    )
+
+    assert quality.recall_at_budget == pytest.approx(3 / 4)
+    assert quality.value_detection_rate == pytest.approx(3300 / 4300)
+
+
+def test_of_equal_scores_the_earlier_is_looked_at() -> None:
+    found = evaluate(
+        [0.5] * 4, [False, True, True, True], event_time_ms=[0, 1, 2, 3], alerts_a_day=2
+    )
+
+    assert found.recall_at_budget == pytest.approx(1 / 3)
+
+
+def handbook_rule(
+    scores: NDArray[np.float64],
+    is_fraud: NDArray[np.bool_],
+    day: NDArray[np.int64],
+    card: NDArray[np.int64],
+    *,
+    first_day: int,
+    top: int,
+) -> float:
+    """Give the Handbook's card precision as QUALITY.md words it, event by event."""
+    shares = []
+    for today in range(first_day, int(day.max()) + 1):
+        begin = first_day + (today - first_day) // 7 * 7
+        if today == begin:
+            detected: set[int] = set()
+        removed = set(detected)
+        for row in np.flatnonzero(is_fraud):
+            if begin - 14 <= day[row] <= today - 8:
+                removed.add(int(card[row]))
+        cards: dict[int, tuple[float, bool]] = {}
+        for row in np.flatnonzero(day == today):
+            if int(card[row]) not in removed:
+                highest, compromised = cards.get(int(card[row]), (0.0, False))
+                cards[int(card[row])] = (
+                    max(highest, scores[row]), compromised or bool(is_fraud[row]),
+                )  # fmt: skip
+        looked_at = sorted(cards, key=lambda number: (-cards[number][0], number))[:top]
+        found = {number for number in looked_at if cards[number][1]}
+        detected |= found
+        shares.append(len(found) / top)
+    return float(np.mean(shares))
+
+
+def test_card_precision_by_the_rule_of_the_handbook_agrees_with_a_plain_loop() -> None:
+    chance = np.random.default_rng(8)
+    scores, is_fraud = stream(6000, seed=8)
+    day, card = chance.integers(0, 40, 6000), chance.integers(0, 150, 6000)
+    judged = day >= 18
+
+    found = evaluate(
+        scores[judged],
+        is_fraud[judged],
+        event_time_ms=day[judged] * DAY_MS + 5,
+        card=card[judged],
+        frauds_known=(day[is_fraud] * DAY_MS + 5, card[is_fraud]),
+    )
+
+    wanted = handbook_rule(scores, is_fraud, day, card, first_day=18, top=100)
+    assert found.card_precision_handbook == pytest.approx(wanted)
+    assert found.card_precision_top_100 is not None
+    assert 0.0 < wanted < found.card_precision_top_100
+
+
+def test_a_card_whose_fraud_is_known_is_removed_and_a_detected_one_counts_once() -> None:
+    # Card 1 is found on day 14 and again on day 15; card 2 was known since day 6 (14 - 8).
+    day = np.array([6, 14, 14, 15, 21])
+    card, is_fraud = np.array([2, 1, 2, 1, 1]), np.array([True] * 5)
+    judged = day >= 14
+
+    found = evaluate(
+        [0.9] * 4,
+        is_fraud[judged],
+        event_time_ms=day[judged] * DAY_MS,
+        card=card[judged],
+        frauds_known=(day * DAY_MS, card),
+    )
+
+    # Day 14: card 1. Day 15: none. Day 21 begins a block in which the frauds up to day 13 are
+    # known, and what was detected before is forgotten: card 1 again.
+    assert found.card_precision_handbook == pytest.approx((1 + 0 + 1) / 3 / 100)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.durations import DAY_MS
-from pipeline.evaluation import card_precision
+from pipeline.quality.cards import card_precision
 from pipeline.top_cards import COMPROMISED_MAX, CardPrecision
 
 
