@@ -16,7 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import states
-from models.bins import BINS, EDGES, MISSING_BIN, carried_shares, edges_of, encode, no_edges
+from models.bins import (
+    BINS,
+    EDGES,
+    MISSING_BIN,
+    bin_text,
+    carried_shares,
+    edges_of,
+    encode,
+    no_edges,
+)
 from models.compiled import Float32s, Floats, Int8s, Int32s
 from models.contract import Arrays, Header, Scored, limited
 from models.ftrl import (
@@ -178,6 +187,17 @@ class Additive(ArrayModel):
         single = encode(rows, self._edges)
         paired = self._pairs.coordinates(rows, first=1 + BINS * len(self._names))
         return np.hstack([single, paired]) if self._pairs.count else single
+
+    def weights(self, limit: int) -> list[tuple[str, float]]:
+        """Give the strongest weights of single bins, each by its feature and where the bin lies."""
+        own = self._cells[1 : 1 + len(self._names) * BINS, WEIGHT]
+        strongest = np.argsort(-np.abs(own), kind="stable")[:limit]
+        found = [(*divmod(place, BINS), float(own[place])) for place in strongest.tolist()]
+        return [
+            (f"{self._names[column]} {bin_text(self._edges[column], place)}", weight)
+            for column, place, weight in found
+            if weight
+        ]
 
     def learn(self, features: Float32s, is_fraud: Int8s, weights: Floats) -> Floats:
         """Test, then train, event by event; give the scores from before each was learned."""

@@ -209,3 +209,19 @@ def carried_shares(sample: Float32s, old_edges: Float32s, new_edges: Float32s) -
         encode(values, new_edges[None, :])[:, 0] - 1,
         encode(lowest[:, None], new_edges[None, :])[:, 0] - 1,
     )
+
+
+def bin_text(edges: Float32s, place: int) -> str:
+    """Say where a bin of a column lies.
+
+    >>> column = np.array([0.5, 1.5, np.inf], dtype=np.float32)
+    >>> bin_text(column, 0), bin_text(column, 1), bin_text(column, 2), bin_text(column, MISSING_BIN)
+    ('below 0.5', '0.5 to 1.5', 'from 1.5', 'missing')
+    """
+    if place == MISSING_BIN:
+        return "missing"
+    high = float(edges[place]) if place < len(edges) else np.inf
+    if place == 0:
+        return f"below {high:.4g}" if np.isfinite(high) else "any"
+    low = float(edges[place - 1])
+    return f"{low:.4g} to {high:.4g}" if np.isfinite(high) else f"from {low:.4g}"

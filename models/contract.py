@@ -91,6 +91,12 @@ class Model(Protocol):
     def learn(self, features: Float32s, is_fraud: Int8s, weights: Floats) -> Floats:
         """Test, then train, event by event; give the scores from before each was learned."""
 
+    def weights(self, limit: int) -> list[tuple[str, float]]:
+        """Give at most so many of the strongest weights by name, for people; the first strongest.
+
+        A model that has none to show gives nothing.
+        """
+
     def predict_proba_one(self, x: dict[str, float]) -> dict[bool, float]:
         """Score one event given by feature name; names that are missing count as NaN."""
 

@@ -103,6 +103,11 @@ class Logistic(ArrayModel):
         self._learned += len(rows)
         return scores
 
+    def weights(self, limit: int) -> list[tuple[str, float]]:
+        """Give the strongest weights; each is for a feature scaled to a spread of 1."""
+        found = {name: float(self._regression.weights[name]) for name in self._names}
+        return sorted(found.items(), key=lambda item: (-abs(item[1]), item[0]))[:limit]
+
     def _present(self, rows: Float32s) -> Iterator[Row]:
         """Give each row as River wants it, without the values that are missing or infinite."""
         for row, is_finite in zip(rows.tolist(), np.isfinite(rows), strict=True):

@@ -68,6 +68,10 @@ class ArrayModel(base.MiniBatchClassifier):
     def tick(self, hour: int) -> None:
         """Hear that the event time of what is learned reached this hour of the epoch."""
 
+    def weights(self, limit: int) -> list[tuple[str, float]]:
+        """Give at most so many of the strongest weights by name; a model may have none to show."""
+        return []
+
     @classmethod
     def made(cls, features: tuple[str, ...], options: ModelOptions) -> Self:
         """Make a model that has learned nothing, as the settings want it."""

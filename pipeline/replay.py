@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from pipeline.features import FeatureKernel
 from pipeline.feedback import MemoryWaiting, Settled, WentThrough, matured_label, went_through
 from pipeline.label_source import ConstantDelay, LabelSource
 from pipeline.learner import Learner
+from pipeline.model_timing import TimedModel
 from pipeline.profiles import MemoryProfiles
 from pipeline.quality.budget import ALERTS_A_DAY
 from pipeline.records import ACTIONS, TrainingExample
@@ -142,7 +144,11 @@ class Replay:
             self._names = names = (snapshot.model.name,)
         self._waiting = MemoryWaiting(settings.feedback_limit, maturity)
         kernel = FeatureKernel(schema)
-        models = [make_model(name, kernel.names, settings.model_options) for name in names]
+        self.models = [
+            TimedModel(make_model(name, kernel.names, settings.model_options)) for name in names
+        ]
+        # A clock on a model's verbs leaves it the model it is.
+        models = cast("list[Model]", self.models)
         self._learner = Learner(schema, kernel.schema_hash, models)
         self._keyed = [item.name for item in schema.keyed]
         profiles = MemoryProfiles(schema, self._learner.profiles)
@@ -230,7 +236,8 @@ class Replay:
         columns = Examples.of(fresh, names=self._keyed)
         self._learner.learn_columns(columns)
         if fresh:
-            self._learned(Learned(columns, self._scores_of(fresh), self._learner.models))
+            models = tuple(timed.model for timed in self.models)
+            self._learned(Learned(columns, self._scores_of(fresh), models))
 
     def _scores_of(self, examples: Sequence[TrainingExample]) -> dict[str, NDArray[np.float64]]:
         """Give what each model said when the examples were decided."""
@@ -245,10 +252,12 @@ class Replay:
         return champion.name
 
     def _adopt_only(self, snapshot: Snapshot, schema_hash: str) -> None:
+        self.models = [TimedModel(snapshot.model)]
         if snapshot.schema_hash != schema_hash:
             raise SnapshotError(
                 f"snapshot {snapshot.version}: its features have the hash {snapshot.schema_hash}, "
                 f"those of the schema {schema_hash}: it was learned with another schema"
             )
-        self._engine.adopt(Version(snapshot.model, snapshot.training_offset))
+        [model] = cast("list[Model]", self.models)
+        self._engine.adopt(Version(model, snapshot.training_offset))
         self.result.model_version = snapshot.version
