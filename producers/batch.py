@@ -38,6 +38,8 @@ class EventBatch:
         1 fraud, 0 genuine, -1 unknown.
     scenario
         Why a simulated event is a fraud, 0 for the others; for reports only, never an input.
+    segments
+        One list of texts for each column that quality is asked by; for reports only as well.
     """
 
     transaction_id: list[str]
@@ -48,6 +50,7 @@ class EventBatch:
     categories: tuple[list[str], ...]
     is_fraud: NDArray[np.int8]
     scenario: NDArray[np.int8] | None = None
+    segments: tuple[list[str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.transaction_id)
@@ -73,6 +76,7 @@ class EventBatch:
             categories=tuple(texts[start:stop] for texts in self.categories),
             is_fraud=self.is_fraud[start:stop],
             scenario=None if self.scenario is None else self.scenario[start:stop],
+            segments=tuple(texts[start:stop] for texts in self.segments),
         )
 
     def take(self, rows: NDArray[np.intp]) -> "EventBatch":
@@ -86,6 +90,7 @@ class EventBatch:
             categories=tuple([texts[row] for row in rows] for texts in self.categories),
             is_fraud=self.is_fraud[rows],
             scenario=None if self.scenario is None else self.scenario[rows],
+            segments=tuple([texts[row] for row in rows] for texts in self.segments),
         )
 
 
@@ -101,6 +106,7 @@ def joined(batches: Sequence[EventBatch]) -> EventBatch:
         categories=_columns([batch.categories for batch in batches]),
         is_fraud=np.concatenate([batch.is_fraud for batch in batches]),
         scenario=np.concatenate(scenarios) if len(scenarios) == len(batches) else None,
+        segments=_columns([batch.segments for batch in batches]),
     )
 
 

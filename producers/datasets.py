@@ -24,7 +24,7 @@ Traceback (most recent call last):
 pipeline.errors.DataError: cards.pkl: pickled files are never loaded, since ... Parquet or CSV
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,12 @@ SCENARIO_COLUMNS = ("scenario", "TX_FRAUD_SCENARIO")
 
 
 def read_events(
-    path: Path, schema: Schema, *, labels: bool = True, sort: bool = False
+    path: Path,
+    schema: Schema,
+    *,
+    labels: bool = True,
+    sort: bool = False,
+    segments: Sequence[str] = (),
 ) -> Iterator[EventBatch]:
     """Give a file's events in time order, in batches.
 
@@ -58,8 +63,10 @@ def read_events(
         Whether the schema's label column must be there; without it every label is unknown.
     sort
         Read the whole file into memory and put it in time order, instead of refusing disorder.
+    segments
+        Columns whose values stand beside the events, and are never part of one.
     """
-    wanted = _Wanted.of(path, schema, labels=labels)
+    wanted = _Wanted.of(path, schema, labels=labels, segments=segments)
     batches = _batches(path, wanted)
     if sort:
         yield from _sorted(list(batches))
@@ -75,6 +82,23 @@ def count_rows(path: Path) -> int | None:
         return int(file.metadata.num_rows)
 
 
+def column_names(path: Path) -> list[str]:
+    """Name the columns of a file."""
+    if path.suffix in PICKLES:
+        raise DataError(
+            f"{path.name}: pickled files are never loaded, since loading one runs whatever it "
+            "says: save it as Parquet or CSV"
+        )
+    if path.suffix not in (CSV, PARQUET):
+        raise DataError(f"{path.name}: a file must end in {CSV} or {PARQUET}")
+    if not path.is_file():
+        raise DataError(f"{path} does not exist, or is no file")
+    if path.suffix == PARQUET:
+        with _parquet(path) as file:
+            return list(file.schema_arrow.names)
+    return [str(name) for name in _translated(path, lambda: pd.read_csv(path, nrows=0)).columns]
+
+
 @dataclass(frozen=True, slots=True)
 class _Wanted:
     """Which columns of which file are read, by the words of a schema."""
@@ -84,10 +108,11 @@ class _Wanted:
     currency: str | None
     label: str | None
     scenario: str | None
+    segments: tuple[str, ...]
 
     @classmethod
-    def of(cls, path: Path, schema: Schema, *, labels: bool) -> "_Wanted":
-        present = _columns_of(path)
+    def of(cls, path: Path, schema: Schema, *, labels: bool, segments: Sequence[str]) -> "_Wanted":
+        present = column_names(path)
         # A stream may leave out the currency where the schema has a default, and so may a file.
         optional = schema.currency_default and schema.currency not in present
         label = schema.label if labels else None
@@ -98,6 +123,7 @@ class _Wanted:
             currency=None if optional else schema.currency,
             label=label,
             scenario=next((name for name in free if name in present), None),
+            segments=tuple(segments),
         )
         missing = [name for name in wanted.columns if name not in present]
         if missing:
@@ -112,23 +138,8 @@ class _Wanted:
     def columns(self) -> list[str]:
         fields = [name for name in self.schema.event_fields if name != self.schema.currency]
         extra = (self.currency, self.label, self.scenario)
-        return [*fields, *(name for name in extra if name is not None)]
-
-
-def _columns_of(path: Path) -> list[str]:
-    if path.suffix in PICKLES:
-        raise DataError(
-            f"{path.name}: pickled files are never loaded, since loading one runs whatever it "
-            "says: save it as Parquet or CSV"
-        )
-    if path.suffix not in (CSV, PARQUET):
-        raise DataError(f"{path.name}: a file must end in {CSV} or {PARQUET}")
-    if not path.is_file():
-        raise DataError(f"{path} does not exist, or is no file")
-    if path.suffix == PARQUET:
-        with _parquet(path) as file:
-            return list(file.schema_arrow.names)
-    return [str(name) for name in _translated(path, lambda: pd.read_csv(path, nrows=0)).columns]
+        named = [*fields, *(name for name in extra if name is not None), *self.segments]
+        return list(dict.fromkeys(named))
 
 
 def _translated(path: Path, read: Callable[[], Any]) -> Any:
@@ -207,6 +218,7 @@ def _batch(frame: pd.DataFrame, wanted: _Wanted, first_row: int) -> EventBatch:
             else np.full(len(frame), LABEL_UNKNOWN, dtype=np.int8)
         ),
         scenario=columns.scenarios(column(wanted.scenario)) if wanted.scenario else None,
+        segments=tuple(columns.categories(column(name)) for name in wanted.segments),
     )
 
 

@@ -14,6 +14,7 @@ from pipeline.evaluation import average_precision
 from pipeline.events import SOURCES
 from pipeline.feature_drift import FeaturePsi
 from pipeline.features import feature_table
+from pipeline.quality.findings import Findings
 from pipeline.replay import Labelled, Replay, ReplayOptions
 from pipeline.reporting.report import (
     action_days,
@@ -288,7 +289,10 @@ def reported(
     run.run(batches, lambda result: None)
     columns = run.scores.columns()
     return (
-        make_report("events.csv", CARD, settings, options, run.result, columns, log), run, log,
+        make_report(
+            "events.csv", CARD, settings, options, run.result, columns, log, Findings(intervals={})
+        ),
+        run, log,
     )  # fmt: skip
 
 

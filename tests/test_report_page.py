@@ -13,6 +13,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.features import feature_table
+from pipeline.quality.findings import SCENARIO, RunWatch, findings_of
+from pipeline.quality.groups import Groups
+from pipeline.quality.overfitting import OverfittingGauge
+from pipeline.quality.what_if import Thresholds
 from pipeline.replay import Labelled, Replay, ReplayOptions
 from pipeline.reporting.page import render
 from pipeline.reporting.report import make_report
@@ -26,8 +30,11 @@ from tests.strategies import CARD
 
 PAGE_BYTES_MAX = 2_000_000
 PLOTS = (
-    "average-precision", "log-loss", "brier", "labels", "precision-recall", "calibration",
-    "score-counts", "drift", "score-psi", "feature-psi", "actions", "label-delay",
+    "average-precision", "log-loss", "brier", "labels",
+    "learning-curve", "overfitting", "features", "weights-additive", "weights-logistic",
+    "precision-recall", "calibration", "score-counts", "what-if",
+    "scenarios", "segment-bank--b-",
+    "drift", "score-psi", "feature-psi", "actions", "label-delay",
 )  # fmt: skip
 OPTIONS = ReplayOptions(label_delay_ms=3 * 86_400_000)
 
@@ -36,10 +43,22 @@ def reported(batches: Iterator[Labelled] | Sequence[Labelled]) -> Report:
     settings = Settings(review_score_min=0.1)
     names = [feature.name for feature in feature_table(CARD)]
     log = RunLog(names, label_delay_ms=OPTIONS.label_delay_ms, reference_from_ms=None)
-    run = Replay(CARD, settings, OPTIONS, decided=log.add_decisions, settled=log.add_settled)
-    run.run(batches, lambda result: None)
+    watch = RunWatch(OverfittingGauge(), Groups(), thresholds=(Thresholds(0.2, 0.6),))
+    run = Replay(
+        CARD, settings, OPTIONS,
+        decided=log.add_decisions, settled=log.add_settled, learned=watch.gauge.add,
+    )  # fmt: skip
+
+    def seen() -> Iterator[Labelled]:
+        for batch, is_fraud in batches:
+            watch.groups.add(SCENARIO, ["1"] * len(batch))
+            watch.groups.add("bank <b>", [key[-1] for key in batch.keys[0]])
+            yield batch, is_fraud
+
+    run.run(seen(), lambda result: None)
     columns = run.scores.columns()
-    return make_report("a <b>.csv", CARD, settings, OPTIONS, run.result, columns, log)
+    findings = findings_of(run, settings, OPTIONS, watch)
+    return make_report("a <b>.csv", CARD, settings, OPTIONS, run.result, columns, log, findings)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +159,7 @@ def test_axes_say_what_they_show(page: str) -> None:
 
 
 def test_the_page_has_the_table_of_the_terminal(report: Report, page: str) -> None:
-    table = quality_table(report.quality)
+    table = quality_table(report.quality, report.findings.intervals)
 
     for row in table.rows:
         cells = "".join(f"<td>{cell}</td>" for cell in row[1:])

@@ -6,8 +6,7 @@ figure without data has no plot, and says why. `quality.py` and `stream.py` make
 
 from dataclasses import dataclass
 
-from pipeline.reporting import plots
-from pipeline.reporting.plots import Frame, Row, Spec
+from pipeline.reporting.drawing import BAR_GAP_SHARE, Frame, Row, Spec
 from pipeline.reporting.values import Report
 from pipeline.reporting.words import STRETCH_NAMES, Table
 
@@ -55,4 +54,4 @@ def models_of(report: Report) -> tuple[str, ...]:
 
 def bar_end(start_ms: int, size_ms: int) -> int:
     """Give where the bar of a stretch ends, a small gap before the next."""
-    return start_ms + int(size_ms * (1 - plots.BAR_GAP_SHARE))
+    return start_ms + int(size_ms * (1 - BAR_GAP_SHARE))

@@ -16,9 +16,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.durations import format_duration
+from pipeline.reporting.drawing import CONFIG
 from pipeline.reporting.figures import Figure
-from pipeline.reporting.plots import CONFIG
 from pipeline.reporting.quality import quality_figures, threshold_figures
+from pipeline.reporting.question_words import cost_table, fold_table
+from pipeline.reporting.questions import (
+    cause_figures,
+    learning_figures,
+    part_figures,
+    what_if_figure,
+)
 from pipeline.reporting.stream import action_figures, drift_figures
 from pipeline.reporting.values import Report
 from pipeline.reporting.words import (
@@ -57,7 +64,7 @@ def render(report: Report) -> str:
     return environment.get_template("report.html").render(
         facts=report.facts,
         lines=_facts(report),
-        quality=quality_table(report.quality),
+        quality=quality_table(report.quality, report.findings.intervals),
         sections=_sections(report),
         config=CONFIG,
         style=Markup(style),
@@ -87,8 +94,20 @@ def _sections(report: Report) -> tuple[Section, ...]:
     return (
         Section("quality", "How good were the scores?", tuple(quality_figures(report))),
         Section(
-            "thresholds", "What do scores and thresholds mean?", tuple(threshold_figures(report))
+            "learning",
+            "How did it learn, and what moves it?",
+            (*learning_figures(report), *cause_figures(report)),
+            tables=(
+                ("What each model took of the pass", cost_table(report.findings.costs)),
+                ("Over the folds", fold_table(report.findings.folds or {}, "each")),
+            ),
         ),
+        Section(
+            "thresholds",
+            "What do scores and thresholds mean?",
+            (*threshold_figures(report), what_if_figure(report)),
+        ),
+        *_parts(report),
         Section("stability", "Did the stream change?", tuple(drift_figures(report))),
         Section(
             "decisions",
@@ -100,6 +119,12 @@ def _sections(report: Report) -> tuple[Section, ...]:
             ),
         ),
     )
+
+
+def _parts(report: Report) -> tuple[Section, ...]:
+    """Give the section of scenarios and segments, where the file has one of them."""
+    figures = tuple(part_figures(report))
+    return (Section("parts", "Where does it fail?", figures),) if figures else ()
 
 
 def _truth_table(report: Report) -> Table:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.reporting import plots
+from pipeline.reporting.drawing import Frame, Row
 from pipeline.reporting.figures import FRAUDS_FEW, NO_LABELS, Figure, bar_end, frame_of, models_of
-from pipeline.reporting.plots import Frame, Row
 from pipeline.reporting.values import Report, Stretch
 from pipeline.reporting.words import (
     STRETCH_NAMES,

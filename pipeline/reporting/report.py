@@ -16,6 +16,7 @@ from sklearn.metrics import precision_recall_curve
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.evaluation import average_precision, log_losses, squared_errors
 from pipeline.events import SOURCES
+from pipeline.quality.findings import Findings
 from pipeline.records import ACTIONS
 from pipeline.replay import ReplayOptions, ReplayResult
 from pipeline.reporting.run_log import SCORE, AlertColumns, LabelColumns, RunLog
@@ -77,11 +78,12 @@ def make_report(
     result: ReplayResult,
     scores: ScoreColumns | None,
     log: RunLog,
+    findings: Findings,
 ) -> Report:
     """Compute what is shown of a run, whole or interrupted."""
     facts = _facts(file_name, schema, settings, options, result, log)
     if scores is None:
-        return Report(facts=facts, quality=result.quality, stretch_ms=DAY_MS)
+        return Report(facts=facts, quality=result.quality, stretch_ms=DAY_MS, findings=findings)
     first_ms, last_ms = int(scores.event_time_ms.min()), int(scores.event_time_ms.max())
     stretch_ms = choose_stretch(first_ms, last_ms, STRETCHES_MAX)
     measured = scores.measured(options.start_ms, options.end_ms)
@@ -92,6 +94,9 @@ def make_report(
         facts=facts,
         quality=result.quality,
         stretch_ms=stretch_ms,
+        findings=findings,
+        measured_days=len(np.unique(scores.event_time_ms[measured] // DAY_MS)),
+        minor_digits=schema.minor_digits,
         stretches=tuple(stretches(scores, measured, log.labels, stretch_ms)),
         curve=tuple(
             point

@@ -7,8 +7,9 @@ from typing import Any
 from pipeline.drift import PSI_WINDOW_EVENTS
 from pipeline.durations import DAY_MS
 from pipeline.reporting import plots
+from pipeline.reporting.drawing import Frame, Row
 from pipeline.reporting.figures import Figure, bar_end, frame_of
-from pipeline.reporting.plots import PSI_BANDS, PSI_EDGES, Frame, Row
+from pipeline.reporting.plots import PSI_BANDS, PSI_EDGES
 from pipeline.reporting.values import Report
 from pipeline.reporting.words import (
     STRETCH_NAMES,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pipeline.drift import Detection
 from pipeline.durations import DAY_MS
 from pipeline.evaluation import Quality
+from pipeline.quality.findings import Findings
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +165,22 @@ class DelaySummary:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that the page shows."""
+    """All that the page shows.
+
+    Parameters
+    ----------
+    measured_days
+        UTC days of the measured events.
+    minor_digits
+        2 where 1.00 is 100 minor units of money.
+    """
 
     facts: Facts
     quality: dict[str, Quality]
     stretch_ms: int
+    findings: Findings
+    measured_days: int = 0
+    minor_digits: int = 2
     stretches: tuple[Stretch, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
     operating_points: tuple[OperatingPoint, ...] = ()

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.evaluation import Quality
+from pipeline.quality.intervals import Interval
 
 MINUTE_MS = 60_000
 STRETCH_NAMES = {DAY_MS: "day", 7 * DAY_MS: "week", 28 * DAY_MS: "four weeks"}
@@ -27,14 +28,31 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-def quality_table(quality: Mapping[str, Quality]) -> Table:
-    """Give what was measured: a row for each number, a column for each model."""
-    found = [asdict(of_model) for of_model in quality.values()]
-    names = list(found[0]) if found else []
+def quality_table(
+    quality: Mapping[str, Quality], intervals: Mapping[str, Mapping[str, Interval]] | None = None
+) -> Table:
+    """Give what was measured: a row for each number, a column for each model.
+
+    A number that has an interval is followed by it.
+    """
+    found = {name: asdict(of_model) for name, of_model in quality.items()}
+    known = intervals or {}
+    names = list(next(iter(found.values()), {}))
     rows = [
-        (name.replace("_", " "), *(number(of_model[name]) for of_model in found)) for name in names
+        (
+            name.replace("_", " "),
+            *(
+                number(of_model[name]) + _interval_text(known.get(model, {}).get(name))
+                for model, of_model in found.items()
+            ),
+        )
+        for name in names
     ]
     return Table(("measured on labelled events", *quality), tuple(rows))
+
+
+def _interval_text(found: Interval | None) -> str:
+    return "" if found is None else f" ({found.low:.4f} to {found.high:.4f})"
 
 
 def number(value: float | None) -> str:
