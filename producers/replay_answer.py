@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipeline.quality.findings import Findings
 from pipeline.replay import ReplayResult
@@ -20,6 +20,9 @@ from pipeline.reporting.question_words import (
 from pipeline.reporting.words import period_text, quality_table
 from producers.loop_options import report_lines
 from producers.replay_run import ReplayPlan
+
+# What the widest table needs; a narrower terminal breaks its lines itself.
+WIDTH_MIN = 180
 
 
 def as_json(result: ReplayResult, findings: Findings, plan: ReplayPlan) -> str:
@@ -50,6 +53,7 @@ def as_json(result: ReplayResult, findings: Findings, plan: ReplayPlan) -> str:
 def show(result: ReplayResult, findings: Findings, plan: ReplayPlan) -> None:
     """Print the answer as text."""
     console = Console(highlight=False)
+    console = Console(highlight=False, width=max(console.width, WIDTH_MIN))
     console.print(f"events   {result.events:,} in {result.seconds:.1f} s", end="")
     console.print(f" ({result.events_per_second:,.0f} events/s), duplicates {result.duplicates:,}")
     console.print(f"period   {period_text(result.first_ms, result.last_ms)}")
@@ -74,7 +78,8 @@ def _tables(result: ReplayResult, findings: Findings, plan: ReplayPlan) -> Itera
 
 
 def _drawn(table: words.Table) -> Table:
-    drawn = Table(*table.header, box=None)
+    # Lines are never broken: a table that is cut into pieces can be neither read nor searched.
+    drawn = Table(*(Column(head, no_wrap=True) for head in table.header), box=None)
     for row in table.rows:
         drawn.add_row(*row)
     return drawn

@@ -36,7 +36,7 @@ def fold_table(folds: Mapping[str, Mapping[str, FoldNumber]], scheme: str) -> Ta
         (
             name.replace("_", " "),
             *(
-                f"{found[name].mean:.4f} ({found[name].low:.4f} to {found[name].high:.4f})"
+                f"{found[name].mean:.4f} ({found[name].low:.4f}-{found[name].high:.4f})"
                 if name in found
                 else "-"
                 for found in folds.values()

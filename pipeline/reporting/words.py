@@ -52,7 +52,7 @@ def quality_table(
 
 
 def _interval_text(found: Interval | None) -> str:
-    return "" if found is None else f" ({found.low:.4f} to {found.high:.4f})"
+    return "" if found is None else f" ({found.low:.4f}-{found.high:.4f})"
 
 
 def number(value: float | None) -> str:
