@@ -307,19 +307,6 @@ def test_average_precision_rises_with_labels_and_ends_above_the_linear_model(
     assert additive > logistic + 0.05
 
 
-def test_shuffled_labels_teach_nothing(simulated: list[Labelled]) -> None:
-    days = simulated[:20]
-    shuffled = np.random.default_rng(1).permutation(truth(days))
-    ends = np.cumsum([len(events) for events, _ in days])[:-1]
-    batches = [(day[0], part) for day, part in zip(days, np.split(shuffled, ends), strict=True)]
-
-    result, _ = replayed(batches, ReplayOptions(DAY_MS))
-
-    quality = result.quality["additive"]
-    assert quality.average_precision is not None
-    assert quality.average_precision < 3 * quality.frauds / quality.events
-
-
 def test_the_first_moment_may_be_any() -> None:
     batch = visits([MONDAY_MS + 17])
 
