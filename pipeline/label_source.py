@@ -61,25 +61,22 @@ class ConstantDelay:
         while self._waiting and self._waiting[0][0].event_time_ms[0] <= event_ms:
             batch, is_fraud = self._waiting.popleft()
             count = int(np.searchsorted(batch.event_time_ms, event_ms, side="right"))
-            known.labels.extend(_labels_of(batch, is_fraud, count, self._delay_ms))
+            known.labels.extend(
+                label_of(batch, is_fraud, row, self._delay_ms)
+                for row in np.flatnonzero(is_fraud[:count] >= 0).tolist()
+            )
             if count < len(batch):
                 self._waiting.appendleft((batch.slice(count, len(batch)), is_fraud[count:]))
         return known
 
 
-def _labels_of(
-    batch: Transactions, is_fraud: NDArray[np.int8], count: int, delay_ms: int
-) -> list[Label]:
-    verdicts, times = is_fraud.tolist(), batch.event_time_ms.tolist()
-    return [
-        Label(
-            label_id=f"l-{batch.transaction_id[row]}",
-            transaction_id=batch.transaction_id[row],
-            key=batch.keys[0][row],
-            is_fraud=verdicts[row] == 1,
-            source="simulated",
-            label_time_ms=times[row] + delay_ms,
-        )
-        for row in range(count)
-        if verdicts[row] >= 0
-    ]
+def label_of(batch: Transactions, is_fraud: NDArray[np.int8], row: int, delay_ms: int) -> Label:
+    """Give the label of one event, so long after it."""
+    return Label(
+        label_id=f"l-{batch.transaction_id[row]}",
+        transaction_id=batch.transaction_id[row],
+        key=batch.keys[0][row],
+        is_fraud=bool(is_fraud[row] == 1),
+        source="simulated",
+        label_time_ms=int(batch.event_time_ms[row]) + delay_ms,
+    )

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from models import make_model
 from models.contract import Model
 from models.snapshot import Snapshot
+from pipeline.column_labels import ColumnLabels, LabelledPart, examples_of
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.engine import Decisions, Engine, Version
 from pipeline.errors import SnapshotError
 from pipeline.evaluation import Quality
-from pipeline.events import Label, Transactions
+from pipeline.events import SOURCES, Label, Transactions
 from pipeline.examples import Examples
 from pipeline.features import FeatureKernel
 from pipeline.feedback import MemoryWaiting, Settled, WentThrough, matured_label, went_through
@@ -30,7 +31,7 @@ from pipeline.learner import Learner
 from pipeline.model_timing import TimedModel
 from pipeline.profiles import MemoryProfiles
 from pipeline.quality.budget import ALERTS_A_DAY
-from pipeline.records import ACTIONS, TrainingExample
+from pipeline.records import ACTIONS
 from pipeline.schema import Schema
 from pipeline.score_log import ScoreLog
 from pipeline.settings import Settings
@@ -68,11 +69,15 @@ class Learned:
 
     Parameters
     ----------
+    label_time_ms, source
+        When each label became known, and who told it, as a number of `SOURCES`.
     scores
         What each model said of them when they were decided, by its name.
     """
 
     examples: Examples
+    label_time_ms: NDArray[np.int64]
+    source: NDArray[np.int8]
     scores: dict[str, NDArray[np.float64]]
     models: tuple[Model, ...]
 
@@ -111,7 +116,8 @@ class Replay:
         where nobody knows.
     settled, learned
         Called with labels that became known, in the order of their log, and with the examples
-        that were learned of them.
+        that were learned of them. Who asks for `settled` has every label made an object of, which
+        costs as much as all the rest of a replay.
     labels
         What tells which labels and outcomes become known, and when; by default every label comes
         after the constant delay of the options.
@@ -154,6 +160,11 @@ class Replay:
         profiles = MemoryProfiles(schema, self._learner.profiles)
         self._engine = Engine(schema, settings, profiles, self._waiting)
         self._labels = labels or ConstantDelay(options.label_delay_ms)
+        # Silence must not speak before the label does, or the order of labels is another.
+        in_order = options.label_delay_ms <= settings.maturity_days * DAY_MS
+        self._columns: ColumnLabels | None = None
+        if labels is None and settled is None and in_order:
+            self._columns = ColumnLabels(options.label_delay_ms, settings.feedback_limit)
         self.scores = ScoreLog(names)
         self._tick_end_ms = 0
         self._training_seq = 0
@@ -200,8 +211,7 @@ class Replay:
     def _decide(self, batch: Transactions, is_fraud: NDArray[np.int8]) -> None:
         decisions = self._engine.decide(batch)
         if self._learns:
-            self._waiting.add(decisions)
-            self._labels.decided(batch, decisions, is_fraud)
+            self._wait(batch, decisions, is_fraud)
         truth = is_fraud[decisions.rows]
         self._decided(decisions)
         self._judged(decisions, truth)
@@ -214,8 +224,47 @@ class Replay:
         counts = np.bincount(decisions.actions, minlength=len(ACTIONS)).tolist()
         result.actions.update(dict(zip(ACTIONS, counts, strict=True)))
 
+    def _wait(self, batch: Transactions, decisions: Decisions, is_fraud: NDArray[np.int8]) -> None:
+        """Keep decisions for their labels: as columns, as long as all of them fit."""
+        if self._columns is not None:
+            if self._columns.add(batch, decisions, is_fraud):
+                return
+            self._columns.hand_over(self._waiting, self._labels, training_seq=self._training_seq)
+            self._columns = None
+        self._waiting.add(decisions)
+        self._labels.decided(batch, decisions, is_fraud)
+
     def _learn_until(self, now_ms: int) -> None:
         """Learn all labels that were known at a moment, and adopt what was learned."""
+        if self._columns is not None:
+            self._learn_parts(self._columns.due(now_ms), self._columns.delay_ms)
+        else:
+            self._learn_known(now_ms)
+        self._learner.profiles.offset = self._training_seq
+        self.result.model_version = self._adopt()
+
+    def _learn_parts(self, parts: Sequence[LabelledPart], delay_ms: int) -> None:
+        """Learn decisions whose labels came, as columns."""
+        if not parts:
+            return
+        examples = examples_of(parts)
+        self._training_seq += len(examples)
+        self.result.labels["learned"] += len(examples)
+        self._learner.learn_columns(examples)
+        said = zip(*(part.scores() for part in parts), strict=True)
+        scores = [np.concatenate(of_model) for of_model in said]
+        source = np.full(len(examples), SOURCES.index("simulated"), np.int8)
+        self._tell(examples, examples.event_time_ms + delay_ms, source, scores)
+
+    def _tell(
+        self, examples: Examples, label_time_ms: NDArray[np.int64], source: NDArray[np.int8],
+        scores: Sequence[NDArray[np.float64]],
+    ) -> None:  # fmt: skip
+        models = tuple(timed.model for timed in self.models)
+        by_name = dict(zip(self._names, scores, strict=True))
+        self._learned(Learned(examples, label_time_ms, source, by_name, models))
+
+    def _learn_known(self, now_ms: int) -> None:
         known = self._labels.due(now_ms)
         for outcome in known.outcomes:
             self._waiting.set_outcome(outcome)
@@ -223,8 +272,6 @@ class Replay:
         maturity_ms = int(self._settings.maturity_days * DAY_MS)
         matured = self._waiting.take_matured(now_ms, maturity_ms)
         self._learn([matured_label(decision, maturity_ms) for decision in matured])
-        self._learner.profiles.offset = self._training_seq
-        self.result.model_version = self._adopt()
 
     def _learn(self, labels: Sequence[Label]) -> None:
         settled = self._engine.label(labels, training_seq=self._training_seq)
@@ -236,13 +283,13 @@ class Replay:
         columns = Examples.of(fresh, names=self._keyed)
         self._learner.learn_columns(columns)
         if fresh:
-            models = tuple(timed.model for timed in self.models)
-            self._learned(Learned(columns, self._scores_of(fresh), models))
-
-    def _scores_of(self, examples: Sequence[TrainingExample]) -> dict[str, NDArray[np.float64]]:
-        """Give what each model said when the examples were decided."""
-        said = [(example.score, *example.challengers.values()) for example in examples]
-        return dict(zip(self._names, np.array(said, np.float64).T, strict=True))
+            said = [(example.score, *example.challengers.values()) for example in fresh]
+            self._tell(
+                columns,
+                np.array([example.label_time for example in fresh], np.int64),
+                np.array([SOURCES.index(example.source) for example in fresh], np.int8),
+                list(np.array(said, np.float64).T),
+            )
 
     def _adopt(self) -> str:
         champion, *challengers = (

@@ -136,6 +136,8 @@ def run_replay(plan: ReplayPlan, watch: RunWatch) -> Replay:
 
         def learned(found: Learned) -> None:
             watch.gauge.add(found)
+            if plan.log is not None:
+                plan.log.add_learned(found)
             if watch.folds is not None:
                 watch.folds.learn(found)
 
@@ -150,7 +152,6 @@ def run_replay(plan: ReplayPlan, watch: RunWatch) -> Replay:
             plan.options,
             decided=None if plan.log is None else plan.log.add_decisions,
             judged=judged,
-            settled=None if plan.log is None else plan.log.add_settled,
             learned=learned,
             snapshot=plan.snapshot,
             labels=plan.world,

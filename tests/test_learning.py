@@ -31,7 +31,8 @@ def learned(model: Model, day: float, features: np.ndarray, is_fraud: np.ndarray
         event_time_ms=np.full(count, MONDAY_MS + int(day * DAY_MS)),
         corrects=np.zeros(count, np.bool_),
     )
-    return Learned(examples, {"additive": said}, (model,))
+    known_ms, source = examples.event_time_ms + DAY_MS, np.zeros(count, np.int8)
+    return Learned(examples, known_ms, source, {"additive": said}, (model,))
 
 
 def noise(seed: int, count: int = 50) -> tuple[np.ndarray, np.ndarray]:

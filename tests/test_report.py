@@ -285,7 +285,7 @@ def reported(
         label_delay_ms=options.label_delay_ms,
         reference_from_ms=options.start_ms,
     )
-    run = Replay(CARD, settings, options, decided=log.add_decisions, settled=log.add_settled)
+    run = Replay(CARD, settings, options, decided=log.add_decisions, learned=log.add_learned)
     run.run(batches, lambda result: None)
     columns = run.scores.columns()
     return (

@@ -17,7 +17,7 @@ from pipeline.quality.findings import SCENARIO, RunWatch, findings_of
 from pipeline.quality.groups import Groups
 from pipeline.quality.overfitting import OverfittingGauge
 from pipeline.quality.what_if import Thresholds
-from pipeline.replay import Labelled, Replay, ReplayOptions
+from pipeline.replay import Labelled, Learned, Replay, ReplayOptions
 from pipeline.reporting.page import render
 from pipeline.reporting.report import make_report
 from pipeline.reporting.run_log import RunLog
@@ -44,9 +44,14 @@ def reported(batches: Iterator[Labelled] | Sequence[Labelled]) -> Report:
     names = [feature.name for feature in feature_table(CARD)]
     log = RunLog(names, label_delay_ms=OPTIONS.label_delay_ms, reference_from_ms=None)
     watch = RunWatch(OverfittingGauge(), Groups(), thresholds=(Thresholds(0.2, 0.6),))
+
+    def learned(found: Learned) -> None:
+        log.add_learned(found)
+        watch.gauge.add(found)
+
     run = Replay(
         CARD, settings, OPTIONS,
-        decided=log.add_decisions, settled=log.add_settled, learned=watch.gauge.add,
+        decided=log.add_decisions, learned=learned,
     )  # fmt: skip
 
     def seen() -> Iterator[Labelled]:

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from pipeline.drift import Detection, ErrorDrift
 from pipeline.durations import DAY_MS
 from pipeline.engine import Decisions
-from pipeline.events import SOURCES
 from pipeline.feature_drift import FeaturePsi
-from pipeline.feedback import Settled
 from pipeline.policy import APPROVE
+from pipeline.replay import Learned
 
 SCORE = "score"
 # Where nothing spoke for fraud.
@@ -81,19 +80,14 @@ class RunLog:
         self._alerts.append((self._events + alerts, np.array(numbers, np.int16)))
         self._events += len(decisions)
 
-    def add_settled(self, settled: Sequence[Settled]) -> None:
-        """Watch labels in the order of their log; those that are not learned say nothing new."""
-        learned = [(item.label, item.decision) for item in settled if item.decision]
-        if not learned:
-            return
-        times = [decision.event_time for _, decision in learned]
-        known = [label.label_time_ms for label, _ in learned]
-        sources = np.array([SOURCES.index(label.source) for label, _ in learned], np.int8)
-        event_time_ms = np.array(times, np.int64)
-        self._labels.append((sources, event_time_ms, np.array(known, np.int64) - event_time_ms))
-        scores = [decision.score for _, decision in learned]
-        verdicts = [label.is_fraud for label, _ in learned]
-        self._errors.observe(scores, verdicts, times)
+    def add_learned(self, found: Learned) -> None:
+        """Watch examples in the order in which they were learned."""
+        times = found.examples.event_time_ms
+        self._labels.append((found.source, times, found.label_time_ms - times))
+        champion = next(iter(found.scores.values()))
+        self._errors.observe(
+            champion.tolist(), (found.examples.is_fraud == 1).tolist(), times.tolist()
+        )
 
     @property
     def psi_by_day(self) -> dict[int, dict[str, float]]:
