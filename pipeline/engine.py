@@ -48,7 +48,7 @@ class Decisions:
     features: NDArray[np.float32]
     scores: NDArray[np.float64]
     actions: NDArray[np.int64]
-    reasons: list[Reasons]
+    reasons: Sequence[Reasons]
     model_version: str
     policy_version: str
     label_offset: int

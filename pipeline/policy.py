@@ -10,11 +10,13 @@ comes first. `docs/reference.md` lists the codes of the card schema.
 ['approve', 'review', 'decline']
 >>> contributions = np.zeros((1, len(feature_table(load_schema("card")))))
 >>> contributions[0, :4] = 0.5, 1.0, 1.0, -3.0
->>> policy.reasons(contributions)
+>>> list(policy.reasons(contributions))
 [[('TIME_UNUSUAL', 2.0), ('AMOUNT_UNUSUAL', 0.5)]]
 """
 
 import hashlib
+from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,41 @@ REASONS_MAX = 3
 APPROVE, REVIEW, DECLINE = range(len(ACTIONS))
 
 Reasons = list[tuple[str, float]]
+
+
+class ReasonRows(Sequence[Reasons]):
+    """The reasons of each event of a batch, made when they are read: of most, nobody asks.
+
+    >>> rows = ReasonRows(["A", "B"], np.array([[1, -1], [-1, -1]]), np.array([[0.5, 0.0], [0, 0]]))
+    >>> rows[0], rows[-1], list(rows) == rows
+    ([('B', 0.5)], [], True)
+    """
+
+    def __init__(
+        self, names: list[str], codes: NDArray[np.int64], values: NDArray[np.float64]
+    ) -> None:
+        self._names, self._codes, self._values = names, codes, values
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    @overload
+    def __getitem__(self, place: int) -> Reasons: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Reasons]: ...
+
+    def __getitem__(self, place: int | slice) -> Reasons | list[Reasons]:
+        if isinstance(place, slice):
+            return [self[row] for row in range(*place.indices(len(self)))]
+        codes, values = self._codes[place].tolist(), self._values[place].tolist()
+        named = zip(codes, values, strict=True)
+        return [(self._names[code], value) for code, value in named if code >= 0]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Policy:
@@ -51,16 +88,12 @@ class Policy:
         """Give the action of one score."""
         return ACTIONS[int(self.actions(np.array([score]))[0])]
 
-    def reasons(self, contributions: NDArray[np.float64]) -> list[Reasons]:
+    def reasons(self, contributions: NDArray[np.float64]) -> ReasonRows:
         """Give at most three reasons for each event, by what spoke most for fraud."""
         codes = np.full((len(contributions), REASONS_MAX), -1, dtype=np.int64)
         values = np.zeros((len(contributions), REASONS_MAX))
         top_reasons(contributions, self._code_of_feature, len(self._codes), codes, values)
-        names = self._codes
-        return [
-            [(names[code], value) for code, value in zip(row, given, strict=True) if code >= 0]
-            for row, given in zip(codes.tolist(), values.tolist(), strict=True)
-        ]
+        return ReasonRows(self._codes, codes, values)
 
 
 @kernel
