@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.events import Transactions
+from pipeline.numbering import numbers_of
 from pipeline.schema import Schema
 
 # An id that comes again within so many events of its card is a duplicate and decided once.
@@ -98,9 +99,8 @@ class Table:
 
     def slots(self, ids: Sequence[str]) -> NDArray[np.int32]:
         """Give the row number of each id; an id that is new gets a row of zeros."""
-        known = self._slots
-        slots = np.array([known.setdefault(key, len(known)) for key in ids], dtype=np.int32)
-        self._grow(len(known))
+        slots = numbers_of(self._slots, ids).astype(np.int32)
+        self._grow(len(self._slots))
         return slots
 
     def load(self, ids: Sequence[str], blobs: Sequence[bytes]) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.engine import Decisions
 from pipeline.evaluation import Quality, evaluate
+from pipeline.numbering import numbers_of
 from pipeline.quality.budget import ALERTS_A_DAY
 
 
@@ -75,13 +76,11 @@ class ScoreLog:
 
         The number counts duplicates.
         """
-        known = self._cards
-        cards = [known.setdefault(key, len(known)) for key in decisions.transactions.keys[0]]
         self._parts.append(
             (
                 is_fraud,
                 decisions.transactions.event_time_ms,
-                np.array(cards, dtype=np.int64),
+                numbers_of(self._cards, decisions.transactions.keys[0]),
                 decisions.actions.astype(np.int8),
                 decisions.transactions.amount_minor,
                 decisions.rows + first_row,

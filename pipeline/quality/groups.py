@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.numbering import numbers_of
 from pipeline.quality.budget import in_top
 from pipeline.quality.intervals import Interval, wilson
 
@@ -46,8 +47,8 @@ class Groups:
     def add(self, field: str, values: Sequence[str]) -> None:
         """Take the values of further events of the stream, duplicates counted."""
         known = self._codes.setdefault(field, {})
-        codes = [known.setdefault(value, len(known)) for value in values]
-        self._parts.setdefault(field, []).append(np.array(codes, np.int32))
+        codes = numbers_of(known, values).astype(np.int32)
+        self._parts.setdefault(field, []).append(codes)
 
     def columns(self) -> dict[str, GroupColumn]:
         """Give the fields that were taken."""
