@@ -11,7 +11,6 @@ from pipeline.quality.findings import Findings
 from pipeline.replay import ReplayResult
 from pipeline.reporting import words
 from pipeline.reporting.question_words import (
-    cost_table,
     fold_table,
     scenario_table,
     segment_table,
@@ -57,6 +56,11 @@ def show(result: ReplayResult, findings: Findings, plan: ReplayPlan) -> None:
     console.print(f"events   {result.events:,} in {result.seconds:.1f} s", end="")
     console.print(f" ({result.events_per_second:,.0f} events/s), duplicates {result.duplicates:,}")
     console.print(f"period   {period_text(result.first_ms, result.last_ms)}")
+    costs = (
+        f"{item.model} {item.seconds:.2f} s ({item.cpu_seconds:.2f} s of the processor)"
+        for item in findings.costs
+    )
+    console.print(f"models   {'  '.join(costs)}")
     console.print("actions ", *(f"{name} {count:,} " for name, count in result.actions.items()))
     console.print("labels  ", *(f"{name} {count:,} " for name, count in result.labels.items()))
     if plan.world is not None:
@@ -69,7 +73,6 @@ def show(result: ReplayResult, findings: Findings, plan: ReplayPlan) -> None:
 
 def _tables(result: ReplayResult, findings: Findings, plan: ReplayPlan) -> Iterator[words.Table]:
     yield quality_table(result.quality, findings.intervals)
-    yield cost_table(findings.costs)
     if findings.folds is not None:
         yield fold_table(findings.folds, plan.fold_scheme)
     yield scenario_table(findings.scenarios)

@@ -19,7 +19,7 @@ from pipeline.durations import format_duration
 from pipeline.reporting.drawing import CONFIG
 from pipeline.reporting.figures import Figure
 from pipeline.reporting.quality import quality_figures, threshold_figures
-from pipeline.reporting.question_words import cost_table, fold_table
+from pipeline.reporting.question_words import fold_table
 from pipeline.reporting.questions import (
     cause_figures,
     learning_figures,
@@ -97,10 +97,7 @@ def _sections(report: Report) -> tuple[Section, ...]:
             "learning",
             "How did it learn, and what moves it?",
             (*learning_figures(report), *cause_figures(report)),
-            tables=(
-                ("What each model took of the pass", cost_table(report.findings.costs)),
-                ("Over the folds", fold_table(report.findings.folds or {}, "each")),
-            ),
+            tables=(("Over the folds", fold_table(report.findings.folds or {}, "each")),),
         ),
         Section(
             "thresholds",

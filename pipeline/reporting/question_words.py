@@ -6,7 +6,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from pipeline.quality.findings import ModelCost
 from pipeline.quality.folds import FoldNumber
 from pipeline.quality.groups import ScenarioRecall, Segment
 from pipeline.quality.intervals import Interval
@@ -21,12 +20,6 @@ def interval_text(found: Interval | None) -> str:
     ('50 % to 62.5 %', '-')
     """
     return "-" if found is None else f"{percent(found.low)} to {percent(found.high)}"
-
-
-def cost_table(costs: Sequence[ModelCost]) -> Table:
-    """Give what each model took of the pass."""
-    rows = [(item.model, f"{item.seconds:.2f} s", f"{item.cpu_seconds:.2f} s") for item in costs]
-    return Table(("model", "time in the pass", "processor"), tuple(rows))
 
 
 def fold_table(folds: Mapping[str, Mapping[str, FoldNumber]], scheme: str) -> Table:
