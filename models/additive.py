@@ -189,15 +189,17 @@ class Additive(ArrayModel):
         return np.hstack([single, paired]) if self._pairs.count else single
 
     def weights(self, limit: int) -> list[tuple[str, float]]:
-        """Give the strongest weights of single bins, each by its feature and where the bin lies."""
-        own = self._cells[1 : 1 + len(self._names) * BINS, WEIGHT]
-        strongest = np.argsort(-np.abs(own), kind="stable")[:limit]
-        found = [(*divmod(place, BINS), float(own[place])) for place in strongest.tolist()]
-        return [
-            (f"{self._names[column]} {bin_text(self._edges[column], place)}", weight)
-            for column, place, weight in found
-            if weight
-        ]
+        """Give the strongest weights of bins and of cells of pairs, each by where it lies."""
+        own = self._cells[1:, WEIGHT]
+        strongest = np.argsort(-np.abs(own), kind="stable")[:limit].tolist()
+        return [(self._place_text(place), float(own[place])) for place in strongest if own[place]]
+
+    def _place_text(self, place: int) -> str:
+        column, bin_place = divmod(place, BINS)
+        if column < len(self._names):
+            return f"{self._names[column]} {bin_text(self._edges[column], bin_place)}"
+        pair, cell = divmod(place - len(self._names) * BINS, PAIR_CELLS)
+        return self._pairs.cell_text(pair, cell, self._names)
 
     def learn(self, features: Float32s, is_fraud: Int8s, weights: Floats) -> Floats:
         """Test, then train, event by event; give the scores from before each was learned."""

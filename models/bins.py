@@ -212,13 +212,13 @@ def carried_shares(sample: Float32s, old_edges: Float32s, new_edges: Float32s) -
 
 
 def bin_text(edges: Float32s, place: int) -> str:
-    """Say where a bin of a column lies.
+    """Say where a bin of a column lies; the bin after the last edge's is for what is missing.
 
     >>> column = np.array([0.5, 1.5, np.inf], dtype=np.float32)
-    >>> bin_text(column, 0), bin_text(column, 1), bin_text(column, 2), bin_text(column, MISSING_BIN)
+    >>> bin_text(column, 0), bin_text(column, 1), bin_text(column, 2), bin_text(column, 4)
     ('below 0.5', '0.5 to 1.5', 'from 1.5', 'missing')
     """
-    if place == MISSING_BIN:
+    if place > len(edges):
         return "missing"
     high = float(edges[place]) if place < len(edges) else np.inf
     if place == 0:

@@ -14,11 +14,13 @@ Lou et al., Accurate Intelligible Models with Pairwise Interactions, KDD 2013 (G
 (0, (3, 0))
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from models import states
-from models.bins import edges_of
+from models.bins import bin_text, edges_of
 from models.compiled import Float32s, Floats, Int8s, Int32s, kernel
 from models.contract import Arrays
 from pipeline.errors import SnapshotError
@@ -165,6 +167,13 @@ class Pairs:
         one, other = np.triu_indices(len(strongest), k=1)
         self._look_for(np.stack([strongest[one], strongest[other]], axis=1).astype(np.int32))
         return len(added)
+
+    def cell_text(self, pair: int, cell: int, names: Sequence[str]) -> str:
+        """Say which cell of which pair it is."""
+        sides = zip(self.pairs[pair].tolist(), divmod(cell, LEVELS), strict=True)
+        return ", ".join(
+            f"{names[column]} {bin_text(self._edges[column], level)}" for column, level in sides
+        )
 
     def _look_for(self, candidates: Int32s) -> None:
         self._candidates = candidates

@@ -17,10 +17,12 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from models.options import ModelOptions
 from pipeline.errors import SettingError
+
+if TYPE_CHECKING:
+    from models.options import ModelOptions
 
 ENVIRONMENT_PREFIX = "FRAUD_"
 SETTINGS_FILE = "fraudstream.toml"
@@ -120,8 +122,11 @@ class Settings:
                 raise SettingError(f"{setting.name} must be a number from 0 on (got {value})")
 
     @property
-    def model_options(self) -> ModelOptions:
+    def model_options(self) -> "ModelOptions":
         """What the settings say to the models."""
+        # Models load a compiler; a command that needs none of them must not wait for it.
+        from models.options import ModelOptions  # noqa: PLC0415
+
         return ModelOptions(
             **{option.name: getattr(self, option.name) for option in fields(ModelOptions)}
         )

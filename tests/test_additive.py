@@ -235,6 +235,18 @@ def test_a_pair_counts_half_towards_each_of_its_features() -> None:
     assert np.delete(agree, [2, 5]) == pytest.approx(np.delete(differ, [2, 5]))
 
 
+def test_its_strongest_weights_say_where_they_lie() -> None:
+    model = Additive(names(8))
+    model.learn(*crossed_stream(40_000, seed=15))
+
+    weights = model.weights(2000)
+
+    sizes = [abs(weight) for _, weight in weights]
+    assert sizes == sorted(sizes, reverse=True)
+    assert any(name.startswith("f2 ") and ", f5 " in name for name, _ in weights)
+    assert any(name.startswith("f2 below ") and "," not in name for name, _ in weights)
+
+
 def test_no_pairs_are_found_where_there_are_none() -> None:
     model = Additive(names(6))
     model.learn(*curved_stream(140_000, seed=17))
