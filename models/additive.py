@@ -43,6 +43,7 @@ from models.ftrl import (
     score_rows,
     scores_of,
 )
+from models.losses import AMOUNT, LOG_LOSS, Loss, correct_contributions, shifts_of, uncorrected
 from models.options import ModelOptions
 from models.pairs import PAIR_CELLS, Pairs
 from models.sampling import Sample
@@ -90,6 +91,8 @@ class Additive(ArrayModel):
     decay_days
         Days of event time after which half of what was summed up is forgotten, so that steps stay
         large where the stream drifts. 0: nothing is forgotten.
+    loss
+        What a mistake costs while learning; scores stay probabilities. None: log loss.
 
     References
     ----------
@@ -120,6 +123,7 @@ class Additive(ArrayModel):
         l2: float = 1.0,
         prior: float = 0.01,
         decay_days: float = 0.0,
+        loss: Loss | None = None,
     ) -> None:
         steps = all(1.0 / RATE_MAX <= rate <= RATE_MAX for rate in (alpha, beta))
         pulls = all(0.0 <= rate <= RATE_MAX for rate in (l1, l2))
@@ -131,6 +135,8 @@ class Additive(ArrayModel):
         self.alpha, self.beta, self.l1, self.l2, self.prior = alpha, beta, l1, l2, prior
         self.decay_days = decay_days
         self._day = 0
+        self.loss = loss
+        self._loss = loss or LOG_LOSS
         self._cells = np.zeros((1, CELL_SIZE))
         self._edges = no_edges(0)
         self._pairs = Pairs(0)
@@ -141,7 +147,10 @@ class Additive(ArrayModel):
     @classmethod
     def made(cls, features: tuple[str, ...], options: ModelOptions) -> Self:
         """Make a model that has learned nothing, as the settings want it."""
-        return cls(features, l1=options.l1, l2=options.l2, decay_days=options.decay_days)
+        loss = options.loss_for(features)
+        return cls(
+            features, l1=options.l1, l2=options.l2, decay_days=options.decay_days, loss=loss
+        )
 
     @property
     def learned(self) -> int:
@@ -161,14 +170,22 @@ class Additive(ArrayModel):
         for centre in centres.tolist():
             bias += centre
         scores, contributions = score_rows(
-            self._coordinates(rows), self._pairs.pairs, centres, self._cells, self._rates
+            self._coordinates(rows),
+            self._pairs.pairs,
+            centres,
+            self._shifts(rows),
+            self._cells,
+            self._rates,
+            self._loss.values,
         )
+        bias = correct_contributions(contributions, bias, self._loss)
         return limited(scores, contributions, bias)
 
     def scores(self, features: Float32s) -> Floats:
         """Give the scores alone, where nobody asks why; the same bits as `score` gives."""
-        coordinates = self._coordinates(self._checked(features))
-        return scores_of(coordinates, self._cells, self._rates)
+        rows = self._checked(features)
+        coordinates, shifts = self._coordinates(rows), self._shifts(rows)
+        return scores_of(coordinates, shifts, self._cells, self._rates, self._loss.values)
 
     def tick(self, hour: int) -> None:
         """Forget a little at the beginning of each day, if anything is to be forgotten."""
@@ -220,10 +237,19 @@ class Additive(ArrayModel):
         frauds, number = is_fraud == 1, self.learned
         self._sample.add(rows, is_fraud, weights)
         self._frauds.add(rows[frauds], is_fraud[frauds], weights[frauds])
-        coordinates = self._coordinates(rows)
-        scores = learn_rows(coordinates, is_fraud, weights, self._cells, self._rates)
+        scores = self._learn_rows(self._coordinates(rows), rows, is_fraud, weights)
         self._pairs.observe(number, rows, is_fraud, weights, scores)
         return scores
+
+    def _learn_rows(
+        self, coordinates: Int32s, rows: Float32s, is_fraud: Int8s, weights: Floats
+    ) -> Floats:
+        shifts, rates, loss = self._shifts(rows), self._rates, self._loss.values
+        return learn_rows(coordinates, is_fraud, weights, shifts, self._cells, rates, loss)
+
+    def _shifts(self, rows: Float32s) -> Floats:
+        amount = self._names.index(AMOUNT) if AMOUNT in self._names else -1
+        return shifts_of(rows, amount, self._loss.values)
 
     def _cut(self) -> None:
         """Cut the bins anew by the samples, keep what was learned, and look for pairs.
@@ -238,8 +264,8 @@ class Additive(ArrayModel):
             edges[column] = edges_of(both[:, column], is_fraud)
         if self._sample.is_all:
             self._cells[:] = 0.0
-            coordinates = encode(self._sample.rows, edges)
-            learn_rows(coordinates, *self._sample.labels, self._cells, self._rates)
+            rows = self._sample.rows
+            self._learn_rows(encode(rows, edges), rows, *self._sample.labels)
         else:
             self._carry(both, edges)
         self._edges = edges
@@ -273,7 +299,7 @@ class Additive(ArrayModel):
         one `alpha` serves few features and many.
         """
         alpha = self.alpha / math.sqrt(max(1, len(self._names)))
-        prior_logit = math.log(self.prior / (1.0 - self.prior))
+        prior_logit = uncorrected(math.log(self.prior / (1.0 - self.prior)), self._loss)
         return np.array([alpha, self.beta, self.l1, self.l2, prior_logit])
 
     def state(self) -> tuple[Header, Arrays]:
@@ -282,6 +308,7 @@ class Additive(ArrayModel):
         header: Header = {**rates, "prior": self.prior, "names": list(self._names)}
         header |= {"learned": self.learned, "frauds": self._frauds.seen}
         header |= {"open": self.features is None, "decay_days": self.decay_days, "day": self._day}
+        header |= self._loss.header()
         arrays: Arrays = {"cells": self._cells.copy(), "edges": self._edges.copy()}
         arrays |= self._pairs.arrays()
         return header, arrays | self._sample.arrays("sample") | self._frauds.arrays("frauds")
@@ -292,7 +319,8 @@ class Additive(ArrayModel):
         feature_names = states.names(header, "names")
         names = ("alpha", "beta", "l1", "l2", "prior", "decay_days")
         try:
-            model = cls(feature_names, **{name: states.number(header, name) for name in names})
+            rates = {name: states.number(header, name) for name in names}
+            model = cls(feature_names, **rates, loss=Loss.from_header(header))
         except ValueError as error:
             raise SnapshotError(f"state: {error}") from error
         if states.truth(header, "open"):

@@ -7,10 +7,12 @@ References
 ----------
 McMahan et al., Ad Click Prediction: a View from the Trenches, KDD 2013.
 
+>>> from models.losses import LOG_LOSS
 >>> cells = np.zeros((3, CELL_SIZE))
 >>> rates = np.array([0.5, 1.0, 0.0, 1.0, -4.6])
 >>> seen = np.array([[1], [2], [1]], dtype=np.int32)
->>> learn_rows(seen, np.array([1, 0, 1], dtype=np.int8), np.ones(3), cells, rates).round(3)
+>>> is_fraud, weights = np.array([1, 0, 1], dtype=np.int8), np.ones(3)
+>>> learn_rows(seen, is_fraud, weights, np.zeros(3), cells, rates, LOG_LOSS.values).round(3)
 array([0.01 , 0.012, 0.015])
 >>> cells[:, COUNT]
 array([3., 1., 2.])
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 
 from models.compiled import Floats, Int8s, Int32s, kernel
 from models.contract import score_of
+from models.losses import corrected, gradient
 
 # What is kept of a coordinate, a row of `cells`: the two sums of FTRL-proximal, the weight that
 # follows from them, and how many examples had this coordinate.
@@ -64,23 +67,36 @@ def update(coordinate: int, gradient: float, cells: Floats, rates: Floats) -> No
 
 @kernel
 def learn_rows(
-    coordinates: Int32s, is_fraud: Int8s, weights: Floats, cells: Floats, rates: Floats
+    coordinates: Int32s,
+    is_fraud: Int8s,
+    weights: Floats,
+    shifts: Floats,
+    cells: Floats,
+    rates: Floats,
+    loss: Floats,
 ) -> Floats:
-    """Score, then learn, row by row; give the scores."""
+    """Score, then learn, row by row; give the scores. What `shifts` are says `losses.py`."""
     rows = len(coordinates)
     scores = np.empty(rows)
     for row in range(rows):
-        scores[row] = score_of(logit_of(coordinates[row], cells, rates))
-        gradient = weights[row] * (scores[row] - is_fraud[row])
-        update(BIAS, gradient, cells, rates)
+        logit = logit_of(coordinates[row], cells, rates)
+        scores[row] = score_of(corrected(logit, shifts[row], loss))
+        slope = weights[row] * gradient(logit, is_fraud[row], shifts[row], loss)
+        update(BIAS, slope, cells, rates)
         for coordinate in coordinates[row]:
-            update(coordinate, gradient, cells, rates)
+            update(coordinate, slope, cells, rates)
     return scores
 
 
 @kernel
 def score_rows(
-    coordinates: Int32s, pairs: Int32s, centres: Floats, cells: Floats, rates: Floats
+    coordinates: Int32s,
+    pairs: Int32s,
+    centres: Floats,
+    shifts: Floats,
+    cells: Floats,
+    rates: Floats,
+    loss: Floats,
 ) -> tuple[Floats, Floats]:
     """Give the scores, and each column's contribution less what is usual for the column.
 
@@ -91,7 +107,8 @@ def score_rows(
     scores = np.empty(rows)
     contributions = np.empty((rows, columns))
     for row in range(rows):
-        scores[row] = score_of(logit_of(coordinates[row], cells, rates))
+        logit = logit_of(coordinates[row], cells, rates)
+        scores[row] = score_of(corrected(logit, shifts[row], loss))
         for column in range(columns):
             weight = cells[coordinates[row, column], WEIGHT]
             contributions[row, column] = weight - centres[column]
@@ -104,11 +121,14 @@ def score_rows(
 
 
 @kernel
-def scores_of(coordinates: Int32s, cells: Floats, rates: Floats) -> Floats:
+def scores_of(
+    coordinates: Int32s, shifts: Floats, cells: Floats, rates: Floats, loss: Floats
+) -> Floats:
     """Give the scores alone."""
     scores = np.empty(len(coordinates))
     for row in range(len(coordinates)):
-        scores[row] = score_of(logit_of(coordinates[row], cells, rates))
+        logit = logit_of(coordinates[row], cells, rates)
+        scores[row] = score_of(corrected(logit, shifts[row], loss))
     return scores
 
 

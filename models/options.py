@@ -2,9 +2,14 @@
 
 >>> ModelOptions().l2
 1.0
+>>> ModelOptions(loss="cost").loss_for(("hour", "weekday"))
+Traceback (most recent call last):
+pipeline.errors.SettingError: loss 'cost' needs amounts, and the schema has none: choose another
 """
 
 from dataclasses import dataclass
+
+from models.losses import LOG_LOSS, Loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,8 +22,32 @@ class ModelOptions:
         Regularisation of the models that learn by gradients.
     decay_days
         Days after which half of what the additive model summed up is forgotten; 0: never.
+    loss, fraud_weight, focal_gamma, decline_cost_minor, decline_cost_share
+        What a mistake costs those models (`losses.py`).
     """
 
     l1: float = 0.0
     l2: float = 1.0
     decay_days: float = 0.0
+    loss: str = LOG_LOSS.kind
+    fraud_weight: float = LOG_LOSS.fraud_weight
+    focal_gamma: float = LOG_LOSS.focal_gamma
+    decline_cost_minor: float = LOG_LOSS.decline_cost_minor
+    decline_cost_share: float = LOG_LOSS.decline_cost_share
+
+    @property
+    def whole_loss(self) -> Loss:
+        """The loss with its numbers."""
+        return Loss(
+            self.loss,
+            self.fraud_weight,
+            self.focal_gamma,
+            self.decline_cost_minor,
+            self.decline_cost_share,
+        )
+
+    def loss_for(self, features: tuple[str, ...]) -> Loss:
+        """Give the loss for a model of these features, or say what it lacks."""
+        loss = self.whole_loss
+        loss.check_features(features)
+        return loss

@@ -51,6 +51,21 @@ class Settings:
     decay_days: float = _setting(
         0.0, "half of what the additive model summed up is forgotten in so many days; 0: nothing"
     )
+    loss: str = _setting(
+        "log", "what models by gradients learn by: log, squared, focal, or cost (by amount)"
+    )
+    fraud_weight: float = _setting(
+        1.0, "how many genuine events a fraud weighs while learning; scores stay probabilities"
+    )
+    focal_gamma: float = _setting(
+        2.0, "focal loss: how much less is learned of what the score already said"
+    )
+    decline_cost_minor: float = _setting(
+        1000.0, "what a false decline costs, in minor units; a missed fraud costs its amount"
+    )
+    decline_cost_share: float = _setting(
+        0.0, "what a false decline costs beyond decline_cost_minor, as a share of the amount"
+    )
     review_score_min: float = _setting(0.15, "from this score on a transaction is reviewed")
     decline_score_min: float = _setting(0.7, "from this score on a transaction is declined")
     batch_events_max: int = _setting(1024, "events decided and committed together, at most")
@@ -120,6 +135,8 @@ class Settings:
             value = getattr(self, setting.name)
             if isinstance(value, float) and not 0.0 <= value < math.inf:
                 raise SettingError(f"{setting.name} must be a number from 0 on (got {value})")
+        # A loss checks its numbers together.
+        _ = self.model_options.whole_loss
 
     @property
     def model_options(self) -> "ModelOptions":

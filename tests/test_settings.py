@@ -10,7 +10,8 @@ from pipeline.errors import SettingError
 from pipeline.settings import ENVIRONMENT_PREFIX, SETTINGS, Settings, load_settings
 
 OTHER_VALUES: dict[type, tuple[str, Any]] = {int: ("7", 7), str: ("other", "other")}
-OTHER_FLOATS = {"review_score_min": "0.25", "decline_score_min": "0.5"}
+OTHER_FLOATS = {"review_score_min": "0.25", "decline_score_min": "0.5", "focal_gamma": "3.5"}
+OTHER_TEXTS = {"loss": "focal"}
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +23,8 @@ def other_value(setting: Any) -> tuple[str, Any]:
     if isinstance(setting.default, float):
         text = OTHER_FLOATS.get(setting.name, "12.5")
         return text, float(text)
+    if setting.name in OTHER_TEXTS:
+        return OTHER_TEXTS[setting.name], OTHER_TEXTS[setting.name]
     return OTHER_VALUES[type(setting.default)]
 
 
