@@ -1,20 +1,21 @@
 """What scores and learns: the contract, the models behind it, their snapshots.
 
 >>> sorted(MODELS)
-['additive', 'logistic']
+['additive', 'logistic', 'neural']
 >>> make_model("logistic", ("amount", "hour")).feature_names
 ('amount', 'hour')
 """
 
 from models.additive import Additive
 from models.logistic import Logistic
+from models.neural import Neural
 from models.options import ModelOptions
 from models.verbs import ArrayModel
 from pipeline.errors import SettingError
 
-__all__ = ["MODELS", "Additive", "ArrayModel", "Logistic", "ModelOptions", "make_model"]
+__all__ = ["MODELS", "Additive", "ArrayModel", "Logistic", "ModelOptions", "Neural", "make_model"]
 
-MODELS: dict[str, type[ArrayModel]] = {model.name: model for model in (Additive, Logistic)}
+MODELS: dict[str, type[ArrayModel]] = {model.name: model for model in (Additive, Logistic, Neural)}
 """Every model by the name that settings and snapshots know it by."""
 
 

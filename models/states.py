@@ -72,3 +72,9 @@ def array(arrays: Arrays, name: str, dtype: type, shape: tuple[int, ...]) -> NDA
     if dtype is np.float64 and not np.isfinite(found).all():
         raise SnapshotError(f"state: {name} must be finite numbers (got NaN or infinity)")
     return found.copy()
+
+
+def check_not_negative(found: NDArray[Any], name: str) -> None:
+    """Refuse counts and sums of squares below 0."""
+    if (found < 0.0).any():
+        raise SnapshotError(f"state: {name} must be at least 0")

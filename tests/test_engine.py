@@ -127,7 +127,7 @@ def test_records_hold_what_was_decided(world: World) -> None:
         assert record.action == ACTIONS[decisions.actions[place]]
         assert record.reasons == decisions.reasons[place]
         assert record.features == decisions.features[place].tobytes()
-        assert record.challengers.keys() == {"logistic@400"}
+        assert record.challengers.keys() == {f"{name}@400" for name in MODELS if name != "additive"}
 
 
 def test_records_round_trip(world: World) -> None:
@@ -137,7 +137,7 @@ def test_records_round_trip(world: World) -> None:
 
 
 def test_score_action_and_reasons_can_be_computed_again_from_the_record(world: World) -> None:
-    table, (model, challenger) = world.engine.kernel.table, world.learner.models
+    table, (model, *challengers) = world.engine.kernel.table, world.learner.models
     policy = Policy(table, review_score_min=0.02, decline_score_min=0.2)
 
     records = world.engine.decide(traffic(26, 60)).records("transactions", 0, range(60))
@@ -149,7 +149,9 @@ def test_score_action_and_reasons_can_be_computed_again_from_the_record(world: W
         assert scored.scores[0] == record.score
         assert policy.action(record.score) == record.action
         assert policy.reasons(scored.contributions) == [record.reasons]
-        assert challenger.score(features).scores[0] == record.challengers["logistic@400"]
+        for challenger in challengers:
+            given = record.challengers[f"{challenger.name}@400"]
+            assert challenger.score(features).scores[0] == given
 
 
 def test_a_decision_is_stamped_with_what_it_was_made_by(world: World) -> None:
@@ -175,7 +177,7 @@ def test_a_label_joins_the_features_as_they_were_scored() -> None:
 
 def test_deciding_never_changes_a_model() -> None:
     world = World()
-    [model, _] = world.learner.models
+    model = world.learner.models[0]
     probe = world.engine.decide(traffic(28, 5)).features
     before = model.score(probe).scores.tobytes()
 

@@ -321,7 +321,9 @@ def test_too_many_or_equal_names_are_refused(model: ArrayModel) -> None:
 
 
 def test_an_unknown_model_is_refused_with_those_known() -> None:
-    with pytest.raises(SettingError, match="no model 'forest9': known are additive, logistic"):
+    with pytest.raises(
+        SettingError, match=f"no model 'forest9': known are {', '.join(sorted(MODELS))}"
+    ):
         make_model("forest9", NAMES)
 
 
