@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from models import make_model
+from models import check_kept, make_model
 from models.snapshot import Snapshot, decode
 from pipeline.engine import Version
 from pipeline.errors import SnapshotError
@@ -48,6 +48,8 @@ class ModelFeed:
         self._consumer: AIOKafkaConsumer | None = None
         names = (settings.model, *settings.challenger_names)
         options = settings.model_options
+        check_kept(names, options)
+        self._river_pickle = settings.river_pickle
         champion, *challengers = (
             Version(make_model(name, kernel.names, options), 0) for name in names
         )
@@ -99,7 +101,7 @@ class ModelFeed:
             elif value is None:
                 self._snapshots.pop(key.decode(), None)
             else:
-                self._snapshots[key.decode()] = decode(value)
+                self._snapshots[key.decode()] = decode(value, river_pickle=self._river_pickle)
         except (SnapshotError, msgspec.DecodeError, UnicodeDecodeError) as error:
             self.refused += 1
             logger.error("snapshot refused: key=%r reason=%s", key, error)

@@ -23,8 +23,12 @@ def models() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def list_models(as_json: bool) -> None:
     """List the versions that are published, oldest first, and which are in force."""
-    published = read_models(kafka_servers_of(current_settings()))
-    rows = [_described(published, version) for version in published.snapshots]
+    settings = current_settings()
+    published = read_models(kafka_servers_of(settings))
+    rows = [
+        _described(published, version, river_pickle=settings.river_pickle)
+        for version in published.snapshots
+    ]
     if as_json:
         for row in rows:
             click.echo(msgspec.json.encode(row).decode())
@@ -38,7 +42,9 @@ def list_models(as_json: bool) -> None:
     Console(highlight=False).print(table)
 
 
-def _described(published: PublishedModels, version: str) -> dict[str, object]:
+def _described(
+    published: PublishedModels, version: str, *, river_pickle: bool
+) -> dict[str, object]:
     data = published.snapshots[version]
     row: dict[str, object] = {
         "version": version,
@@ -47,7 +53,7 @@ def _described(published: PublishedModels, version: str) -> dict[str, object]:
         "role": published.role(version),
     }
     try:
-        snapshot = decode(data)
+        snapshot = decode(data, river_pickle=river_pickle)
     except SnapshotError as error:
         return row | {"training_offset": None, "learned": None, "error": str(error)}
     return row | {"training_offset": snapshot.training_offset, "learned": snapshot.model.learned}
@@ -68,7 +74,7 @@ def save(version: str, file: Path) -> None:
         known = ", ".join(list(published.snapshots)[-3:]) or "none"
         raise DataError(f"version {version!r} is not published; the newest are: {known}")
     data = published.snapshots[version]
-    decode(data)
+    decode(data, river_pickle=current_settings().river_pickle)
     file.write_bytes(data)
     click.echo(f"saved {version} to {file}: {len(data):,} bytes")
 
@@ -82,6 +88,6 @@ def publish(file: Path) -> None:
     than the version in force, and than what this Kafka's own training log has come to.
     """
     data = file.read_bytes()
-    snapshot = decode(data)
+    snapshot = decode(data, river_pickle=current_settings().river_pickle)
     publish_model(kafka_servers_of(current_settings()), snapshot, data)
     click.echo(f"published {snapshot.version}: {len(data):,} bytes")

@@ -25,7 +25,7 @@ from consumers.model_feed import CHAMPION_KEY, Champion
 from consumers.model_topic import read_models
 from consumers.outbox_publisher import OutboxPublisher
 from consumers.redis_store import RedisStore, as_bytes
-from models import make_model
+from models import check_kept, make_model
 from models.contract import Model
 from models.snapshot import Snapshot, decode, encode
 from pipeline.commit import Change, Input, OutboxRecord
@@ -60,6 +60,7 @@ class Trainer:
         self.counts = TrainerCounts()
         self._kernel = FeatureKernel(schema)
         self._names = (settings.model, *settings.challenger_names)
+        check_kept(self._names, settings.model_options)
         self._entities = [item.name for item in schema.keyed]
         self._store = RedisStore(redis_url, retry_seconds_max=settings.retry_seconds_max)
         self._publisher = OutboxPublisher(kafka_servers)
@@ -153,7 +154,7 @@ class Trainer:
         snapshots: dict[str, Snapshot] = {}
         for version, data in published.snapshots.items():
             try:
-                snapshots[version] = decode(data)
+                snapshots[version] = decode(data, river_pickle=self._settings.river_pickle)
             except SnapshotError as error:
                 logger.error("snapshot refused: version=%r reason=%s", version, error)
         return snapshots, published.champion

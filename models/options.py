@@ -7,9 +7,12 @@ Traceback (most recent call last):
 pipeline.errors.SettingError: loss 'cost' needs amounts, and the schema has none: choose another
 """
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 from models.losses import LOG_LOSS, Loss
+from pipeline.errors import SettingError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,10 @@ class ModelOptions:
         Days after which half of what the additive model summed up is forgotten; 0: never.
     loss, fraud_weight, focal_gamma, decline_cost_minor, decline_cost_share
         What a mistake costs those models (`losses.py`).
+    river_options
+        Arguments of River's classes (`river_model.py`), by model, as JSON.
+    river_pickle
+        Whether pickles of River models are written and read.
     """
 
     l1: float = 0.0
@@ -34,6 +41,8 @@ class ModelOptions:
     focal_gamma: float = LOG_LOSS.focal_gamma
     decline_cost_minor: float = LOG_LOSS.decline_cost_minor
     decline_cost_share: float = LOG_LOSS.decline_cost_share
+    river_options: str = ""
+    river_pickle: bool = False
 
     @property
     def whole_loss(self) -> Loss:
@@ -51,3 +60,24 @@ class ModelOptions:
         loss = self.whole_loss
         loss.check_features(features)
         return loss
+
+    @property
+    def river_arguments(self) -> dict[str, dict[str, Any]]:
+        """The arguments of River's classes, by model.
+
+        >>> ModelOptions(river_options='{"forest": {"n_models": 5}}').river_arguments
+        {'forest': {'n_models': 5}}
+        """
+        if not self.river_options:
+            return {}
+        try:
+            found = json.loads(self.river_options)
+        except ValueError as error:
+            raise SettingError(f"river_options must be JSON: {error}") from error
+        items = found.values() if isinstance(found, dict) else [None]
+        if not all(isinstance(item, dict) for item in items):
+            raise SettingError(
+                'river_options must be like {"forest": {"n_models": 5}} '
+                f"(got {self.river_options!r})"
+            )
+        return dict(found)

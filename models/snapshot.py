@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models import MODELS
+from models import MODELS, is_known, restored
 from models.contract import Arrays, Model
 from pipeline.errors import SnapshotError
 
@@ -94,8 +94,11 @@ def encode(model: Model, *, version: str, training_offset: int, schema_hash: str
     return framed + hashlib.sha256(framed).digest()
 
 
-def decode(data: bytes) -> Snapshot:
-    """Give the model that the bytes hold, or say in one line why there is none."""
+def decode(data: bytes, *, river_pickle: bool = False) -> Snapshot:
+    """Give the model that the bytes hold, or say in one line why there is none.
+
+    `river_pickle` as in the settings: without it the pickle in a River model is never read.
+    """
     _check_frame(data)
     start = len(MAGIC) + LENGTH_BYTES
     length = int.from_bytes(data[len(MAGIC) : start], "little")
@@ -104,7 +107,7 @@ def decode(data: bytes) -> Snapshot:
     header = _header(data[start : start + length])
     arrays = _arrays(header.arrays, data[start + length : -HASH_BYTES])
     _check_finite(arrays)
-    model = MODELS[header.model].from_state(header.state, arrays)
+    model = restored(header.model, header.state, arrays, river_pickle=river_pickle)
     return Snapshot(header.version, header.training_offset, header.schema_hash, model)
 
 
@@ -133,7 +136,7 @@ def _header(head: bytes) -> _Header:
         raise SnapshotError(f"snapshot: header is not understood: {error}") from error
     if header.format != FORMAT:
         raise SnapshotError(f"snapshot: format must be {FORMAT} (got {header.format})")
-    if header.model not in MODELS:
+    if not is_known(header.model):
         known = ", ".join(sorted(MODELS))
         raise SnapshotError(f"snapshot: model must be one of {known} (got {header.model!r})")
     return header

@@ -44,7 +44,11 @@ class Settings:
     redis_url: str = _setting("", "unix:// or redis:// URL; empty: the embedded Redis")
     schema: str = _setting("card", "name of a shipped schema, or path of a TOML file")
     partitions: int = _setting(4, "partitions of the topics that are keyed by the partition key")
-    model: str = _setting("additive", "champion: the model whose score decides")
+    model: str = _setting(
+        "additive",
+        "champion, whose score decides: "
+        "additive, logistic, neural, forest, anomaly, or river.… (docs/decisions/0024)",
+    )
     challengers: str = _setting("logistic", "models that only watch, separated by commas; or none")
     l1: float = _setting(0.0, "weights of a model that gain less than this stay at 0")
     l2: float = _setting(1.0, "pull of each weight of a model towards 0")
@@ -65,6 +69,12 @@ class Settings:
     )
     decline_cost_share: float = _setting(
         0.0, "what a false decline costs beyond decline_cost_minor, as a share of the amount"
+    )
+    river_options: str = _setting(
+        "", 'arguments of River\'s classes by model, as JSON: {"forest": {"n_models": 5}}'
+    )
+    river_pickle: bool = _setting(
+        False, "keep River models as pickles: whoever can write models may then run any program"
     )
     review_score_min: float = _setting(0.15, "from this score on a transaction is reviewed")
     decline_score_min: float = _setting(0.7, "from this score on a transaction is declined")
@@ -135,13 +145,11 @@ class Settings:
             value = getattr(self, setting.name)
             if isinstance(value, float) and not 0.0 <= value < math.inf:
                 raise SettingError(f"{setting.name} must be a number from 0 on (got {value})")
-        # A loss checks its numbers together.
-        _ = self.model_options.whole_loss
 
     @property
     def model_options(self) -> "ModelOptions":
-        """What the settings say to the models."""
-        # Models load a compiler; a command that needs none of them must not wait for it.
+        """What the settings say to the models, which check it when they are made."""
+        # Models bring their compiler, and most commands load neither.
         from models.options import ModelOptions  # noqa: PLC0415
 
         return ModelOptions(
@@ -191,6 +199,8 @@ def _converted(name: str, value: object) -> Any:
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise SettingError(f"unknown setting {name!r}{hint}")
     wanted: type[Any] = type(_KNOWN[name].default)
+    if wanted is bool:
+        return _truth(name, value)
     try:
         converted = wanted(value)
     except (TypeError, ValueError, OverflowError) as error:
@@ -199,3 +209,10 @@ def _converted(name: str, value: object) -> Any:
     if not isinstance(value, str) and (isinstance(value, bool) or converted != value):
         raise SettingError(f"{name} must be {wanted.__name__} (got {value!r})")
     return converted
+
+
+def _truth(name: str, value: object) -> bool:
+    text = str(value).lower()
+    if text not in ("true", "false"):
+        raise SettingError(f"{name} must be true or false (got {value!r})")
+    return text == "true"

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from models import MODELS, make_model
+from models import check_kept, is_known, make_model, restored
 from models.contract import Arrays, Header, Model
 from models.options import ModelOptions
 from models.snapshot import Snapshot, decode, encode
@@ -129,7 +129,8 @@ class VersionFold:
         self._schema, self._log, self.end = schema, log, end
         self._kernel = FeatureKernel(schema)
         self.names = tuple(names)
-        self._options = options
+        self._options = options or ModelOptions()
+        check_kept(names, self._options)
         self._stands: OrderedDict[int, _Stand] = OrderedDict()
         self._learner = self._fresh()
         self._cursor = TrainingCursor(log)
@@ -156,7 +157,7 @@ class VersionFold:
         if name not in self.names:
             return (
                 "model is not among --model and --challengers"
-                if name in MODELS
+                if is_known(name)
                 else "no such model"
             )
         if offset != self._learner.offset and not self._go(offset):
@@ -177,7 +178,9 @@ class VersionFold:
     def _taken(self, version: str) -> Model | str:
         if version in self._published and version not in self._beyond:
             try:
-                self._beyond[version] = decode(self._published[version])
+                self._beyond[version] = decode(
+                    self._published[version], river_pickle=self._options.river_pickle
+                )
             except SnapshotError as error:
                 return str(error)
         found = self._beyond.get(version)
@@ -224,7 +227,8 @@ class VersionFold:
             self._stands.move_to_end(offset)
             stand = self._stands[offset]
             models = [
-                MODELS[name].from_state(header, arrays) for name, header, arrays in stand.states
+                restored(name, header, arrays, river_pickle=self._options.river_pickle)
+                for name, header, arrays in stand.states
             ]
             self._learner = self._learner_of(models, stand.marks)
         else:

@@ -86,7 +86,10 @@ def replay(
     if others["features"] and others["decisions"] is None:
         raise click.UsageError("--features needs --decisions, which they are written beside")
     page = None if report is None else ReportFile(report)
-    snapshot = decode(snapshot_file.read_bytes()) if snapshot_file else None
+    snapshot = None
+    if snapshot_file is not None:
+        pickles = current_settings().river_pickle
+        snapshot = decode(snapshot_file.read_bytes(), river_pickle=pickles)
     plan = _plan(file, snapshot, others, with_log=page is not None)
     watch = plan.watch()
     run = run_replay(plan, watch)

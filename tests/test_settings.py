@@ -10,8 +10,9 @@ from pipeline.errors import SettingError
 from pipeline.settings import ENVIRONMENT_PREFIX, SETTINGS, Settings, load_settings
 
 OTHER_VALUES: dict[type, tuple[str, Any]] = {int: ("7", 7), str: ("other", "other")}
+OTHER_VALUES |= {bool: ("true", True)}
 OTHER_FLOATS = {"review_score_min": "0.25", "decline_score_min": "0.5", "focal_gamma": "3.5"}
-OTHER_TEXTS = {"loss": "focal"}
+OTHER_TEXTS = {"loss": "focal", "river_options": '{"forest": {}}'}
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +41,10 @@ def test_every_setting_can_be_given_by_the_environment(setting: Any) -> None:
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_every_setting_can_be_given_by_the_file(setting: Any, tmp_path: Path) -> None:
-    _, value = other_value(setting)
+    text, value = other_value(setting)
     path = tmp_path / "mine.toml"
-    path.write_text(f"{setting.name} = {value!r}\n", encoding="utf-8")
+    given = text if value is True else repr(value)
+    path.write_text(f"{setting.name} = {given}\n", encoding="utf-8")
 
     assert load_settings({}, {}, path) == replace(Settings(), **{setting.name: value})
 

@@ -215,10 +215,10 @@ def test_only_the_first_findings_are_kept_and_all_are_counted(partitions: list[P
     [
         ({"schema_hash": "other"}, "schema hash is of other features"),
         ({"features": b"1234"}, "features are of another length"),
-        ({"model_version": "forest@3"}, "no such model"),
+        ({"model_version": "forest9@3"}, "no such model"),
         ({"model_version": "additive@999"}, "the training log ends before the version"),
         ({"model_version": "?"}, "version is not the name of one"),
-        ({"challengers": {"forest@3": 0.5}}, "no such model"),
+        ({"challengers": {"forest9@3": 0.5}}, "no such model"),
         (
             {"source": (TRANSACTIONS, 1, 0)},
             "source is not a place of the same partition",

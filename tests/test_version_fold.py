@@ -76,7 +76,7 @@ def test_going_back_ends_where_too_much_is_learned_again() -> None:
         ("additive@-1", "version is not the name of one"),
         ("additive@1e3", "version is not the name of one"),
         ("additive@" + "9" * 30, "version is not the name of one"),
-        ("forest@3", "no such model"),
+        ("forest9@3", "no such model"),
         ("additive@401", "the training log ends before the version"),
     ],
 )
