@@ -148,9 +148,7 @@ class Additive(ArrayModel):
     def made(cls, features: tuple[str, ...], options: ModelOptions) -> Self:
         """Make a model that has learned nothing, as the settings want it."""
         loss = options.loss_for(features)
-        return cls(
-            features, l1=options.l1, l2=options.l2, decay_days=options.decay_days, loss=loss
-        )
+        return cls(features, l1=options.l1, l2=options.l2, decay_days=options.decay_days, loss=loss)
 
     @property
     def learned(self) -> int:

@@ -93,6 +93,14 @@ COMMANDS: dict[str, CommandEntry] = {
         "Run a file through the core, and measure.",
         ("schema", *SCORING, "batch_events_max", "maturity_days"),
     ),
+    "mistakes": CommandEntry(
+        "stack.mistakes_command:mistakes",
+        "List the costliest mistakes and what they taught.",
+        (
+            *("kafka_servers", "schema", "state_dir", *SCORING),
+            *("decline_cost_minor", "decline_cost_share", "maturity_days"),
+        ),
+    ),
 }
 
 

@@ -172,6 +172,11 @@ class Replay:
         if snapshot is not None:
             self._adopt_only(snapshot, kernel.schema_hash)
 
+    @property
+    def champion(self) -> Model:
+        """The model whose score decides, as it is now."""
+        return self._learner.models[0]
+
     def run(
         self, batches: Iterable[Labelled], progress: Callable[[ReplayResult], None]
     ) -> ReplayResult:

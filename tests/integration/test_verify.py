@@ -35,6 +35,7 @@ from producers.publisher import Pace, publish
 from producers.replay_command import replay
 from producers.simulator import SimulatorOptions, simulate
 from producers.writing import write_events
+from stack.mistakes_command import mistakes
 from stack.servers import Endpoints
 from tests.integration.processes import Log, Processes, hashes, read, send
 from tests.resetting import reset
@@ -128,6 +129,23 @@ def four_partitions(life: Life, processes: Processes) -> None:
 @pytest.fixture(scope="module")
 def four(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     yield from life_of(stack, tmp_path_factory.mktemp("four"), four_partitions)
+
+
+def test_the_costliest_mistakes_are_told_from_the_logs(four: Life) -> None:
+    result = CliRunner().invoke(mistakes, ["--top", "20", "--json"], obj=four.settings)
+    assert result.exit_code == 0, result.output
+    totals, *found = (json.loads(line) for line in result.stdout.splitlines())
+    decisions = {item.transaction_id: item for item in four.decisions()}
+
+    assert totals["labels"] == four.labels
+    assert len(found) == min(20, totals["missed_frauds"] + totals["false_declines"]) > 5
+    for item in found:
+        decision = decisions[item["transaction_id"]]
+        wanted = "approve" if item["kind"] == "missed_fraud" else "decline"
+        assert (decision.action, decision.score) == (wanted, item["score_then"])
+        # Made again by the version that decided, and the very same.
+        assert [tuple(reason) for reason in item["reasons"]] == decision.reasons
+        assert (item["score_learned"] > item["score_then"]) == (item["kind"] == "missed_fraud")
 
 
 def test_every_decision_of_four_partitions_is_made_again(four: Life) -> None:
