@@ -27,13 +27,25 @@ CHAMPION_KEY = b"champion"
 POLL_MS = 500
 
 
+class WindowPlace(msgspec.Struct, frozen=True):
+    """Where in the training log the window of a model begins (`pipeline/places.py`)."""
+
+    offset: int
+    learned: int
+    marks: dict[str, int]
+
+
 class Champion(msgspec.Struct, frozen=True):
-    """The pointer record: which versions are in force, and the learner's marks at their offset."""
+    """The pointer record: which versions are in force, and the learner's marks at their offset.
+
+    `window` is where a trainer begins to read, to hand these versions what they need again.
+    """
 
     version: str
     challengers: list[str]
     training_offset: int
     marks: dict[str, int]
+    window: WindowPlace | None = None
 
 
 class ModelFeed:

@@ -16,12 +16,13 @@ import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 from kafka import KafkaConsumer, TopicPartition
 
-from consumers.model_feed import CHAMPION_KEY, Champion
+from consumers.model_feed import CHAMPION_KEY, Champion, WindowPlace
 from consumers.model_topic import read_models
 from consumers.outbox_publisher import OutboxPublisher
 from consumers.redis_store import RedisStore, as_bytes
@@ -34,6 +35,7 @@ from pipeline.engine import Version
 from pipeline.errors import CommitError, SnapshotError
 from pipeline.features import FeatureKernel
 from pipeline.learner import Learner
+from pipeline.places import Place, Places
 from pipeline.records import TrainingExample, decode_examples
 from pipeline.schema import Schema
 from pipeline.settings import Settings
@@ -71,6 +73,7 @@ class Trainer:
             owner=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         )
         self._learner = self._new_learner(self._fresh_models(), {})
+        self._places = Places()
         self._versions: OrderedDict[str, None] = OrderedDict()
         self._steps = 0
         self._published_at = 0.0
@@ -121,13 +124,10 @@ class Trainer:
                 "the topic was made anew, or Redis is that of another cluster"
             )
         consumer.assign([place])
-        consumer.seek(place, start)
-        self._learner.profiles.offset = start
+        consumer.seek(place, self._learner.offset)
         while self._learner.offset < committed:
             records = await self._poll(consumer, most=committed - self._learner.offset)
-            self._learner.learn(self._learner.fresh(_examples(records)), profiles=False)
-            if records:
-                self._learner.profiles.offset = records[-1].offset + 1
+            await self._learn(self._learner.fresh(_examples(records)), records, profiles=False)
         self.counts.training_offset = self._learner.offset
         logger.info("trainer ready: training_offset=%d snapshot=%d", committed, start)
 
@@ -144,10 +144,21 @@ class Trainer:
         if not fitting or set(models) != set(self._names):
             # Other models or features than before: the log gives them from its beginning.
             return 0
-        marks = {int(partition): seq for partition, seq in pointer.marks.items()}
+        marks = _numbers(pointer.marks)
         self._learner = self._new_learner([models[name] for name in self._names], marks)
+        self._learner.go_back(self._first_place(pointer))
+        self._places.note(self._learner.place)
         self._published_offset = pointer.training_offset
         return pointer.training_offset
+
+    def _first_place(self, pointer: Champion) -> Place:
+        """Say from where on the log must be read for the models of these versions."""
+        models, window = self._learner.models, pointer.window
+        if all(model.window_start == model.learned for model in models):
+            return replace(self._learner.place, offset=pointer.training_offset)
+        if window is None:
+            return Place(0, 0, {})
+        return Place(window.offset, window.learned, _numbers(window.marks))
 
     def _read_models(self) -> tuple[dict[str, Snapshot], Champion | None]:
         published = read_models(self._servers)
@@ -171,11 +182,19 @@ class Trainer:
         before = self._learner.counts.copy()
         fresh = self._learner.fresh(_examples(records))
         await self._load_rows(fresh)
-        self._learner.learn(fresh)
-        self._learner.profiles.offset = records[-1].offset + 1
+        await self._learn(fresh, records)
         await self._commit(self._row_changes(fresh), self._due_records())
         self._count(fresh, time.perf_counter() - started)
         self.counts.duplicates += self._learner.counts["duplicate"] - before["duplicate"]
+
+    async def _learn(
+        self, fresh: list[TrainingExample], records: list[Any], *, profiles: bool = True
+    ) -> None:
+        # In a thread: a model may wait for a fit, and connections must be tended meanwhile.
+        await asyncio.to_thread(self._learner.learn, fresh, profiles=profiles)
+        if records:
+            self._learner.profiles.offset = records[-1].offset + 1
+            self._places.note(self._learner.place)
 
     async def _publish_if_due(self, *, at_once: bool = False) -> None:
         if at_once:
@@ -249,18 +268,34 @@ class Trainer:
             self._versions.move_to_end(version.name)
             yield OutboxRecord(MODELS, 0, version.name.encode(), value)
         champion, *challengers = (version.name for version in versions)
-        marks = {str(partition): seq for partition, seq in self._learner.marks.items()}
-        pointer = Champion(champion, challengers, offset, marks)
+        pointer = Champion(
+            champion, challengers, offset, _texts(self._learner.marks), self._window_place()
+        )
         yield OutboxRecord(MODELS, 0, CHAMPION_KEY, msgspec.json.encode(pointer))
         while len(self._versions) > self._settings.models_kept * len(versions):
             retired, _ = self._versions.popitem(last=False)
             yield OutboxRecord(MODELS, 0, retired.encode(), None)
+
+    def _window_place(self) -> WindowPlace | None:
+        place = self._places.needed(self._learner.models)
+        if place is None:
+            return None
+        self._places.forget_before(place)
+        return WindowPlace(place.offset, place.learned, _texts(place.marks))
 
     def _count(self, examples: Sequence[TrainingExample], seconds: float) -> None:
         for example in examples:
             self.counts.learned[example.source, example.verdict] += 1
         self.counts.training_offset = self._learner.offset
         self.counts.batch_seconds, self.counts.batch_events = seconds, len(examples)
+
+
+def _texts(marks: dict[int, int]) -> dict[str, int]:
+    return {str(partition): seq for partition, seq in marks.items()}
+
+
+def _numbers(marks: dict[str, int]) -> dict[int, int]:
+    return {int(partition): seq for partition, seq in marks.items()}
 
 
 def _consumer(servers: str) -> Any:

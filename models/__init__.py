@@ -1,7 +1,7 @@
 """What scores and learns: the contract, the models behind it, their snapshots.
 
 >>> sorted(MODELS), sorted(RIVER_MODELS)
-(['additive', 'logistic', 'neural'], ['anomaly', 'forest'])
+(['additive', 'boosted', 'logistic', 'neural'], ['anomaly', 'forest'])
 >>> make_model("logistic", ("amount", "hour")).feature_names
 ('amount', 'hour')
 >>> make_model("river.naive_bayes.GaussianNB", ("amount", "hour")).learned
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from models.additive import Additive
 from models.anomaly import Anomaly
+from models.boosted import Boosted
 from models.contract import Arrays, Header
 from models.logistic import Logistic
 from models.neural import Neural
@@ -26,6 +27,7 @@ __all__ = [
     "Additive",
     "Anomaly",
     "ArrayModel",
+    "Boosted",
     "Forest",
     "Logistic",
     "ModelOptions",
@@ -38,7 +40,9 @@ __all__ = [
     "restored",
 ]
 
-MODELS: dict[str, type[ArrayModel]] = {model.name: model for model in (Additive, Logistic, Neural)}
+MODELS: dict[str, type[ArrayModel]] = {
+    model.name: model for model in (Additive, Boosted, Logistic, Neural)
+}
 """Every model that is kept in snapshots, by the name that settings and snapshots know it by."""
 
 RIVER_MODELS: dict[str, type[RiverModel]] = {model.name: model for model in (Anomaly, Forest)}

@@ -76,6 +76,21 @@ class Model(Protocol):
     def learned(self) -> int:
         """How many examples were learned."""
 
+    @property
+    def knows_something(self) -> bool:
+        """Whether scores are more than the share of frauds so far."""
+
+    @property
+    def window_start(self) -> int:
+        """The number of the first example that must be remembered when the model is made again.
+
+        Examples are numbered in the order in which they were learned; `learned` where none is
+        needed, since the state holds all that the model is.
+        """
+
+    def remember(self, features: Float32s, is_fraud: Int8s, weights: Floats) -> None:
+        """Take up again, in order, the examples from `window_start` to where the model stands."""
+
     def score(self, features: Float32s) -> Scored:
         """Score events, a row each."""
 

@@ -31,6 +31,12 @@ class ModelOptions:
         Arguments of River's classes (`river_model.py`), by model, as JSON.
     river_pickle
         Whether pickles of River models are written and read.
+    refit_days, refit_window_days, refit_examples_max
+        How often, on how many days and on how many examples `boosted` is fitted.
+    boosted_trees, boosted_leaves, boosted_rate
+        How large its trees are.
+    members
+        The models that `ensemble` mixes, separated by commas.
     """
 
     l1: float = 0.0
@@ -43,6 +49,13 @@ class ModelOptions:
     decline_cost_share: float = LOG_LOSS.decline_cost_share
     river_options: str = ""
     river_pickle: bool = False
+    refit_days: float = 7.0
+    refit_window_days: float = 30.0
+    refit_examples_max: int = 400_000
+    boosted_trees: int = 200
+    boosted_leaves: int = 15
+    boosted_rate: float = 0.05
+    members: str = "additive,boosted"
 
     @property
     def whole_loss(self) -> Loss:

@@ -65,6 +65,19 @@ class ArrayModel(base.MiniBatchClassifier):
         """Give the scores alone, where nobody asks why; the same bits as `score` gives."""
         return self.score(features).scores
 
+    @property
+    def knows_something(self) -> bool:
+        """Whether scores are more than the share of frauds so far."""
+        return self.learned > 0
+
+    @property
+    def window_start(self) -> int:
+        """The number of the first example that must be remembered when the model is made again."""
+        return self.learned
+
+    def remember(self, features: Float32s, is_fraud: Int8s, weights: Floats) -> None:
+        """Take up again, in order, the examples from `window_start` to where the model stands."""
+
     def tick(self, hour: int) -> None:
         """Hear that the event time of what is learned reached this hour of the epoch."""
 

@@ -6,6 +6,7 @@ memory; the same examples give the same models, bit for bit.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from pipeline.durations import HOUR_MS
 from pipeline.examples import Examples
 from pipeline.feature_kernels import record_verdicts
 from pipeline.features import unusual_amounts
+from pipeline.places import Place
 from pipeline.profiles import LearnedProfiles
 from pipeline.records import TrainingExample
 from pipeline.schema import Schema
@@ -28,6 +30,9 @@ class Learner:
     marks
         The last `training_seq` that was learned of each feedback partition. The labeller numbers
         what it emits, so a record that was published twice is dropped here.
+
+    Models that stand further than the fold remember what they learned before, and learn nothing
+    twice: so a fold that begins before a snapshot hands its models their windows.
     """
 
     def __init__(
@@ -43,12 +48,24 @@ class Learner:
         self.profiles = LearnedProfiles(schema)
         self.marks = dict(marks or {})
         self.counts: Counter[str] = Counter()
+        # Examples that the fold has passed, and so the number of the next one.
+        self._number = max((model.learned for model in models), default=0)
         self._hour = 0
 
     @property
     def offset(self) -> int:
         """How far the training log was folded: the offset of the next record."""
         return self.profiles.offset
+
+    @property
+    def place(self) -> Place:
+        """Where the fold stands."""
+        return Place(self.offset, self._number, dict(self.marks))
+
+    def go_back(self, place: Place) -> None:
+        """Fold again from a place, though the models may stand further."""
+        self.profiles.offset, self._number = place.offset, place.learned
+        self.marks = dict(place.marks)
 
     def fresh(self, examples: Sequence[TrainingExample]) -> list[TrainingExample]:
         """Give the examples that were not learned yet, and mark them as learned."""
@@ -83,12 +100,24 @@ class Learner:
             return
         features, is_fraud, weights = examples.features, examples.is_fraud, examples.weights
         for start, stop in self._hours(examples.event_time_ms):
+            part = slice(start, stop)
             for model in self.models:
-                model.tick(self._hour)
-                model.learn(features[start:stop], is_fraud[start:stop], weights[start:stop])
+                self._teach(model, features[part], is_fraud[part], weights[part])
+            self._number += stop - start
         if profiles:
             self._record(examples)
         self.counts["learned"] += len(examples)
+
+    def _teach(self, model: Model, *columns: Any) -> None:
+        """Let a model learn the examples of an hour; those that it has learned it remembers."""
+        first, rows = self._number, len(columns[0])
+        learned = min(max(0, model.learned - first), rows)
+        if learned:
+            start = min(max(0, model.window_start - first), learned)
+            model.remember(*(column[start:learned] for column in columns))
+        if learned < rows:
+            model.tick(self._hour)
+            model.learn(*(column[learned:] for column in columns))
 
     def _hours(self, event_time_ms: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         """Cut examples where the hour of their event time, which never goes back, moves on."""

@@ -76,6 +76,15 @@ class Settings:
     river_pickle: bool = _setting(
         False, "keep River models as pickles: whoever can write models may then run any program"
     )
+    members: str = _setting("additive,boosted", "models that ensemble mixes, separated by commas")
+    refit_days: float = _setting(7.0, "event days from one fit of boosted to the next")
+    refit_window_days: float = _setting(30.0, "a fit of boosted sees what was learned in so long")
+    refit_examples_max: int = _setting(
+        400_000, "examples that a fit of boosted sees at most; beyond it genuine ones are thinned"
+    )
+    boosted_trees: int = _setting(200, "trees of a fit of boosted")
+    boosted_leaves: int = _setting(15, "leaves of a tree of boosted, at most")
+    boosted_rate: float = _setting(0.05, "how far each tree of boosted steps")
     review_score_min: float = _setting(0.15, "from this score on a transaction is reviewed")
     decline_score_min: float = _setting(0.7, "from this score on a transaction is declined")
     batch_events_max: int = _setting(1024, "events decided and committed together, at most")

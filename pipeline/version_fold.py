@@ -21,6 +21,7 @@ from models.snapshot import Snapshot, decode, encode
 from pipeline.errors import SnapshotError
 from pipeline.features import FeatureKernel
 from pipeline.learner import Learner
+from pipeline.places import Place, Places
 from pipeline.records import TrainingExample
 from pipeline.schema import Schema
 
@@ -48,10 +49,11 @@ def split_version(version: str) -> tuple[str, int] | None:
 
 
 class TrainingCursor:
-    """A place in the training log that moves forward."""
+    """A place in the training log that moves forward; `offset` is behind the last record given."""
 
     def __init__(self, log: TrainingLog, start: int = 0) -> None:
         self._log, self._start = log, start
+        self.offset = start
         self._records: TrainingRecords | None = None
         self._next: tuple[int, TrainingExample | None] | None = None
 
@@ -59,7 +61,7 @@ class TrainingCursor:
         """Give the examples before an offset that were not given yet, some at a time."""
         batch: list[TrainingExample] = []
         while (record := self._peek()) is not None and record[0] < offset:
-            self._next = None
+            self._next, self.offset = None, record[0] + 1
             if record[1] is not None:
                 batch.append(record[1])
             if len(batch) >= BATCH_EXAMPLES_MAX:
@@ -83,9 +85,9 @@ class TrainingCursor:
 
 @dataclass(frozen=True, slots=True)
 class _Stand:
-    """All that the fold is at an offset."""
+    """All that the fold is at an offset, and where the windows of its models begin."""
 
-    marks: dict[int, int]
+    place: Place
     states: list[tuple[str, Header, Arrays]]
 
 
@@ -132,6 +134,7 @@ class VersionFold:
         self._options = options or ModelOptions()
         check_kept(names, self._options)
         self._stands: OrderedDict[int, _Stand] = OrderedDict()
+        self._places = Places()
         self._learner = self._fresh()
         self._cursor = TrainingCursor(log)
         self._passed = self._again = 0
@@ -207,6 +210,8 @@ class VersionFold:
         learner, before = self._learner, self._learner.offset
         for examples in self._cursor.until(offset):
             learner.learn(learner.fresh(examples), profiles=False)
+            learner.profiles.offset = self._cursor.offset
+            self._places.note(learner.place)
         learner.profiles.offset = offset
         self._again += max(0, min(offset, self._passed) - before)
         if offset > self._passed:
@@ -217,7 +222,8 @@ class VersionFold:
         offset, learner = self._learner.offset, self._learner
         if offset not in self._stands:
             states = [(model.name, *model.state()) for model in learner.models]
-            self._stands[offset] = _Stand(dict(learner.marks), states)
+            place = self._places.needed(learner.models) or learner.place
+            self._stands[offset] = _Stand(place, states)
         self._stands.move_to_end(offset)
         while len(self._stands) > STANDS_MAX:
             self._stands.popitem(last=False)
@@ -230,20 +236,21 @@ class VersionFold:
                 restored(name, header, arrays, river_pickle=self._options.river_pickle)
                 for name, header, arrays in stand.states
             ]
-            self._learner = self._learner_of(models, stand.marks)
+            self._learner = self._learner_of(models)
+            self._learner.go_back(stand.place)
         else:
             self._learner = self._fresh()
-        self._learner.profiles.offset = offset
         self._cursor.close()
-        self._cursor = TrainingCursor(self._log, offset)
+        self._cursor = TrainingCursor(self._log, self._learner.offset)
+        self._learn_to(offset)
 
     def _fresh(self) -> Learner:
         return self._learner_of(
-            [make_model(name, self._kernel.names, self._options) for name in self.names], {}
+            [make_model(name, self._kernel.names, self._options) for name in self.names]
         )
 
-    def _learner_of(self, models: Sequence[Model], marks: dict[int, int]) -> Learner:
-        return Learner(self._schema, self._kernel.schema_hash, models, marks)
+    def _learner_of(self, models: Sequence[Model]) -> Learner:
+        return Learner(self._schema, self._kernel.schema_hash, models)
 
     def _sorted_stops(self) -> list[int]:
         found = (split_version(version) for version in self._published)

@@ -10,6 +10,7 @@ from models.snapshot import decode, encode
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.features import FeatureKernel
 from pipeline.learner import Learner
+from pipeline.places import Place
 from pipeline.records import TrainingExample, pack_features
 from tests.strategies import CARD, MONDAY_MS, example
 
@@ -83,14 +84,23 @@ def test_the_size_of_a_batch_never_changes_a_bit(whole: list[bytes], size: int) 
 @pytest.mark.parametrize("size", [101, 500])
 def test_restarts_from_snapshots_never_change_a_bit(whole: list[bytes], size: int) -> None:
     """As a trainer's: the models come back from their bytes, the rows were kept."""
-    ours = learner()
+    ours, examples = learner(), log(LONG)
     for start in range(0, LONG, size):
         restored = [decode(taken).model for taken in snapshots(ours)]
         following = Learner(CARD, HASH, restored, ours.marks)
         following.profiles = ours.profiles
-        ours = fold(following, log(LONG)[start : start + size], 97)
+        following.go_back(place_of(min(model.window_start for model in restored), examples))
+        again = following.fresh(examples[following.place.learned : start])
+        following.learn(again[:50], profiles=False)
+        following.learn(again[50:], profiles=False)
+        ours = fold(following, examples[start : start + size], 97)
 
     assert state(ours) == whole
+
+
+def place_of(number: int, examples: Sequence[TrainingExample]) -> Place:
+    marks = {one.partition: one.training_seq for one in examples[:number]}
+    return Place(number, number, marks)
 
 
 def test_the_order_of_the_log_matters() -> None:
