@@ -1,7 +1,7 @@
 """What scores and learns: the contract, the models behind it, their snapshots.
 
 >>> sorted(MODELS), sorted(RIVER_MODELS)
-(['additive', 'boosted', 'logistic', 'neural'], ['anomaly', 'forest'])
+(['additive', 'boosted', 'ensemble', 'logistic', 'neural'], ['anomaly', 'forest'])
 >>> make_model("logistic", ("amount", "hour")).feature_names
 ('amount', 'hour')
 >>> make_model("river.naive_bayes.GaussianNB", ("amount", "hour")).learned
@@ -14,6 +14,7 @@ from models.additive import Additive
 from models.anomaly import Anomaly
 from models.boosted import Boosted
 from models.contract import Arrays, Header
+from models.ensemble import Ensemble
 from models.logistic import Logistic
 from models.neural import Neural
 from models.options import ModelOptions
@@ -28,6 +29,7 @@ __all__ = [
     "Anomaly",
     "ArrayModel",
     "Boosted",
+    "Ensemble",
     "Forest",
     "Logistic",
     "ModelOptions",
@@ -41,7 +43,7 @@ __all__ = [
 ]
 
 MODELS: dict[str, type[ArrayModel]] = {
-    model.name: model for model in (Additive, Boosted, Logistic, Neural)
+    model.name: model for model in (Additive, Boosted, Ensemble, Logistic, Neural)
 }
 """Every model that is kept in snapshots, by the name that settings and snapshots know it by."""
 

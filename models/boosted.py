@@ -161,9 +161,9 @@ class Boosted(ArrayModel):
         return self._scores(self._checked(features))
 
     def _scores(self, rows: Float32s) -> Floats:
-        if not self.knows_something:
-            return scores_of(np.full(len(rows), self._share_logit))
-        return scores_of(self._forest.logits(rows))
+        # Walked without trees as well, so that the first score compiles what the later ones need.
+        logits = self._forest.logits(rows)
+        return scores_of(logits if self.knows_something else logits + self._share_logit)
 
     @property
     def _share_logit(self) -> float:

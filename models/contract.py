@@ -16,7 +16,8 @@ array([0.01, 0.01])
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -50,11 +51,14 @@ class Scored:
         usual event; a row an event.
     bias
         `contributions[i].sum() + bias` are the log-odds of `scores[i]`.
+    members
+        What the members of a mixture say, by name; of those that know nothing there is nothing.
     """
 
     scores: Floats
     contributions: Floats
     bias: float
+    members: Mapping[str, Floats] = field(default_factory=dict)
 
 
 class Model(Protocol):
@@ -97,6 +101,9 @@ class Model(Protocol):
     def scores(self, features: Float32s) -> Floats:
         """Give the scores alone, where nobody asks why; the same bits as `score` gives."""
 
+    def member_scores(self, features: Float32s) -> Mapping[str, Floats]:
+        """Give what `Scored.members` gives, alone."""
+
     def tick(self, hour: int) -> None:
         """Hear that the event time of what is learned reached this hour of the epoch.
 
@@ -110,6 +117,22 @@ class Model(Protocol):
         """Give at most so many of the strongest weights by name, for people; the first strongest.
 
         A model that has none to show gives nothing.
+        """
+
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        """Names of the members of a mixture; others have none."""
+
+    def learn_decided(
+        self,
+        features: Float32s,
+        is_fraud: Int8s,
+        weights: Floats,
+        said: Mapping[str, Floats],
+    ) -> Floats:
+        """Learn events that were decided before.
+
+        `said` is what members said then, by name; NaN where one was not asked.
         """
 
     def predict_proba_one(self, x: dict[str, float]) -> dict[bool, float]:

@@ -48,6 +48,7 @@ FLAGS_MAX = MISSING_LEFT | MISSING_NAN
 
 # LightGBM's own bound, a float32 that became a float64.
 ZERO_MAX = float(np.float32(1e-35))
+VALUE_MAX = float(np.finfo(np.float32).max)
 
 
 @kernel
@@ -60,7 +61,8 @@ def goes_left(value: float, threshold: float, flags: int) -> bool:
         value = 0.0
     if kind == MISSING_ZERO and -ZERO_MAX <= value <= ZERO_MAX:
         return flags & MISSING_LEFT != 0
-    return value <= threshold
+    # A fit takes an infinity for the largest float32, and so must who walks its trees.
+    return min(value, VALUE_MAX) <= threshold
 
 
 @kernel

@@ -13,6 +13,7 @@ at a time. Made without feature names, it takes names from the dicts and frames 
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -64,6 +65,25 @@ class ArrayModel(base.MiniBatchClassifier):
     def scores(self, features: Float32s) -> Floats:
         """Give the scores alone, where nobody asks why; the same bits as `score` gives."""
         return self.score(features).scores
+
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        """Names of the members of a mixture; others have none."""
+        return ()
+
+    def member_scores(self, features: Float32s) -> Mapping[str, Floats]:
+        """Give the scores of the members that know something, by name."""
+        return {}
+
+    def learn_decided(
+        self,
+        features: Float32s,
+        is_fraud: Int8s,
+        weights: Floats,
+        said: Mapping[str, Floats],
+    ) -> Floats:
+        """Learn events that were decided before; `said` is what members said then, by name."""
+        return self.learn(features, is_fraud, weights)
 
     @property
     def knows_something(self) -> bool:

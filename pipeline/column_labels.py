@@ -50,6 +50,12 @@ class LabelledPart:
         said = (self.decisions.scores, *self.decisions.challengers.values())
         return [scores[self.start : self.stop] for scores in said]
 
+    def member_scores(self, name: str) -> NDArray[np.float64]:
+        """Give what a member of a mixture said of the rows; NaN where it was not asked."""
+        if name not in self.decisions.members:
+            return np.full(self.stop - self.start, np.nan)
+        return self.decisions.members[name][self.start : self.stop]
+
 
 def examples_of(parts: Sequence[LabelledPart]) -> Examples:
     """Give what is to be learned of rows whose labels became known; at least one part."""
@@ -66,6 +72,10 @@ def examples_of(parts: Sequence[LabelledPart]) -> Examples:
         amount=np.concatenate([batch.amount_minor for batch in events]),
         event_time_ms=np.concatenate([batch.event_time_ms for batch in events]),
         corrects=np.zeros(len(is_fraud), np.bool_),
+        members={
+            name: np.concatenate([part.member_scores(name) for part in parts])
+            for name in {name for part in parts for name in part.decisions.members}
+        },
     )
 
 

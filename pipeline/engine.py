@@ -6,7 +6,7 @@ decided; what it gives is learned by `Learner`, in another process or in this on
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,7 @@ class Decisions:
     label_offset: int
     schema_hash: str
     challengers: dict[str, NDArray[np.float64]]
+    members: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -79,6 +80,7 @@ class Decisions:
         width = self.features.shape[1] * 4
         packed = self.features[part].astype("<f4").tobytes()
         challengers = {name: scores[part].tolist() for name, scores in self.challengers.items()}
+        members = {name: scores[part].tolist() for name, scores in self.members.items()}
         keys = list(zip(*(ids[part] for ids in events.keys), strict=True))
         times, amounts = events.event_time_ms[part].tolist(), events.amount_minor[part].tolist()
         scores, actions = self.scores[part].tolist(), self.actions[part].tolist()
@@ -101,6 +103,7 @@ class Decisions:
                 features=packed[place * width : (place + 1) * width],
                 challengers={name: given[place] for name, given in challengers.items()},
                 source=sources[place],
+                members={name: given[place] for name, given in members.items()},
             )
             for place, transaction_id in enumerate(events.transaction_id[part])
         ]
@@ -137,6 +140,9 @@ class Engine:
             batch, view = batch.take(rows), view.take(rows)
         features = self.kernel.read_and_record(batch, view)
         scored = self._champion.model.score(features)
+        members = dict(scored.members)
+        for version in self._challengers:
+            members |= version.model.member_scores(features)
         return Decisions(
             rows=rows,
             transactions=batch,
@@ -152,6 +158,7 @@ class Engine:
             challengers={
                 version.name: version.model.scores(features) for version in self._challengers
             },
+            members=members,
         )
 
     def label(self, labels: Sequence[Label], *, training_seq: int) -> list[Settled]:

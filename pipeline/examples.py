@@ -8,8 +8,8 @@ on columns, and a batch of records becomes columns once.
 (0, ([],))
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ class Examples:
         One list of ids for each keyed field of the schema.
     corrects
         Whether the example takes the place of an earlier one of the same event.
+    members
+        What the members of a mixture said, by name; NaN where one was not asked.
     """
 
     transaction_id: list[str]
@@ -37,6 +39,7 @@ class Examples:
     amount: NDArray[np.int64]
     event_time_ms: NDArray[np.int64]
     corrects: NDArray[np.bool_]
+    members: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.transaction_id)
@@ -57,6 +60,10 @@ class Examples:
             amount=np.array([record.amount for record in records], np.int64),
             event_time_ms=np.array([record.event_time for record in records], np.int64),
             corrects=np.array([record.supersedes is not None for record in records], np.bool_),
+            members={
+                name: np.array([record.members.get(name, np.nan) for record in records])
+                for name in {name for record in records for name in record.members}
+            },
         )
 
     def take(self, rows: NDArray[np.int64], weights: NDArray[np.float64]) -> "Examples":
@@ -71,4 +78,5 @@ class Examples:
             amount=self.amount[rows],
             event_time_ms=self.event_time_ms[rows],
             corrects=self.corrects[rows],
+            members={name: scores[rows] for name, scores in self.members.items()},
         )

@@ -91,6 +91,7 @@ class Settled:
             action=decision.action,
             model_version=decision.model_version,
             challengers=decision.challengers,
+            members=decision.members,
         )
 
 

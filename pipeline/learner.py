@@ -5,7 +5,7 @@ memory; the same examples give the same models, bit for bit.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,13 +102,16 @@ class Learner:
         for start, stop in self._hours(examples.event_time_ms):
             part = slice(start, stop)
             for model in self.models:
-                self._teach(model, features[part], is_fraud[part], weights[part])
+                said = {name: scores[part] for name, scores in examples.members.items()}
+                self._teach(model, said, features[part], is_fraud[part], weights[part])
             self._number += stop - start
         if profiles:
             self._record(examples)
         self.counts["learned"] += len(examples)
 
-    def _teach(self, model: Model, *columns: Any) -> None:
+    def _teach(
+        self, model: Model, said: Mapping[str, NDArray[np.float64]], *columns: NDArray[Any]
+    ) -> None:
         """Let a model learn the examples of an hour; those that it has learned it remembers."""
         first, rows = self._number, len(columns[0])
         learned = min(max(0, model.learned - first), rows)
@@ -117,7 +120,9 @@ class Learner:
             model.remember(*(column[start:learned] for column in columns))
         if learned < rows:
             model.tick(self._hour)
-            model.learn(*(column[learned:] for column in columns))
+            rest = {name: scores[learned:] for name, scores in said.items()}
+            features, is_fraud, weights = (column[learned:] for column in columns)
+            model.learn_decided(features, is_fraud, weights, rest)
 
     def _hours(self, event_time_ms: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         """Cut examples where the hour of their event time, which never goes back, moves on."""

@@ -13,7 +13,7 @@ after the call, and other processes, do not.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from models.compiled import Float32s, Floats, Int8s
@@ -48,6 +48,16 @@ class TimedModel:
     def learn(self, features: Float32s, is_fraud: Int8s, weights: Floats) -> Floats:
         """Test, then train, event by event."""
         return self._timed(lambda: self.model.learn(features, is_fraud, weights))
+
+    def learn_decided(
+        self, features: Float32s, is_fraud: Int8s, weights: Floats, said: Mapping[str, Floats]
+    ) -> Floats:
+        """Learn events that were decided before."""
+        return self._timed(lambda: self.model.learn_decided(features, is_fraud, weights, said))
+
+    def member_scores(self, features: Float32s) -> Mapping[str, Floats]:
+        """Give what the members of a mixture say."""
+        return self._timed(lambda: self.model.member_scores(features))
 
     def _timed(self, call: Callable[[], T]) -> T:
         wall, processor = time.perf_counter(), time.process_time()

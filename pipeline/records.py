@@ -40,7 +40,7 @@ FEATURE_DTYPE = np.dtype("<f4")
 
 
 # Neither struct can be part of a cycle, so the garbage collector need not visit them (gc=False).
-class DecisionRecord(msgspec.Struct, frozen=True, gc=False):
+class DecisionRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One decision with all that a later reader needs to judge or repeat it."""
 
     transaction_id: str
@@ -59,9 +59,10 @@ class DecisionRecord(msgspec.Struct, frozen=True, gc=False):
     features: bytes
     challengers: dict[str, Ratio]
     source: tuple[str, Count, Count]
+    members: dict[str, Ratio] = {}
 
 
-class TrainingExample(msgspec.Struct, frozen=True, gc=False):
+class TrainingExample(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One label joined to what was decided and known at decision time."""
 
     label_id: str
@@ -82,6 +83,7 @@ class TrainingExample(msgspec.Struct, frozen=True, gc=False):
     action: Action
     model_version: str
     challengers: dict[str, Ratio]
+    members: dict[str, Ratio] = {}
 
     @property
     def is_fraud(self) -> bool:

@@ -69,6 +69,7 @@ class Expected(NamedTuple):
     reasons: Reasons
     action: Action | None
     challengers: dict[str, float]
+    members: dict[str, float]
 
 
 @dataclass(slots=True)
@@ -186,18 +187,23 @@ class Recomputation:
         if isinstance(scored, str):
             return scored
         challengers: dict[str, list[float]] = {}
+        members = dict(scored.members)
         for version in () if self._champion_only else run.challengers:
             watched = self._scored(version, features)
             if isinstance(watched, str):
                 return watched
             challengers[version] = watched.scores.tolist()
+            members |= watched.members
         actions = self._actions(run, scored.scores)
         reasons = self._reasons(scored.contributions)
+        said = {name: scores.tolist() for name, scores in members.items()}
         return [
             Expected(
                 score, reasons[row], actions[row],
                 run.decisions[row].challengers if self._champion_only
                 else {version: scores[row] for version, scores in challengers.items()},
+                run.decisions[row].members if self._champion_only
+                else {name: scores[row] for name, scores in said.items()},
             )
             for row, score in enumerate(scored.scores.tolist())
         ]  # fmt: skip
@@ -222,6 +228,7 @@ def differences(decision: DecisionRecord, expected: Expected) -> list[tuple[str,
         ("score", expected.score, decision.score),
         ("reasons", expected.reasons, decision.reasons),
         ("challengers", expected.challengers, decision.challengers),
+        ("members", expected.members, decision.members),
     ]
     if expected.action is not None:
         pairs.append(("action", expected.action, decision.action))
