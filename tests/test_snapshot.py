@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from models import MODELS, ArrayModel, make_model
 from models.snapshot import HASH_BYTES, LENGTH_BYTES, MAGIC, SNAPSHOT_BYTES_MAX, decode, encode
@@ -18,12 +19,16 @@ ROWS = 1500
 Header = dict[str, object]
 
 
-def learned(name: str, rows: int = ROWS) -> ArrayModel:
+def examples(rows: int) -> tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.float64]]:
     chance = np.random.default_rng(3)
     features = chance.normal(size=(rows, 2)).astype(np.float32)
     features[chance.random((rows, 2)) < 0.1] = np.nan
+    return features, (features[:, 0] > 1.5).astype(np.int8), np.ones(rows)
+
+
+def learned(name: str, rows: int = ROWS) -> ArrayModel:
     model = make_model(name, NAMES)
-    model.learn(features, (features[:, 0] > 1.5).astype(np.int8), np.ones(rows))
+    model.learn(*examples(rows))
     return model
 
 
@@ -66,6 +71,7 @@ def test_a_model_comes_back_and_goes_on_bit_for_bit(name: str, rows: int) -> Non
     assert snapshot.model.name == name
     assert snapshot.model.feature_names == NAMES
     assert snapshot.model.learned == rows
+    snapshot.model.remember(*(part[snapshot.model.window_start :] for part in examples(rows)))
     features = np.random.default_rng(4).normal(size=(700, 2)).astype(np.float32)
     rest = features, (features[:, 0] > 1.0).astype(np.int8), np.ones(700)
     assert snapshot.model.learn(*rest).tobytes() == model.learn(*rest).tobytes()
