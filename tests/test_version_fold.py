@@ -3,13 +3,18 @@
 import random
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
+from models import ModelOptions, make_model
 from models.contract import Model
 from models.snapshot import encode
+from pipeline.durations import HOUR_MS
+from pipeline.learner import Learner
+from pipeline.records import TrainingExample, pack_features
 from pipeline.version_fold import STANDS_MAX, TrainingCursor, VersionFold
 from tests.recorded import KERNEL, NAMES, as_log, folded, training
-from tests.strategies import CARD
+from tests.strategies import CARD, MONDAY_MS, example
 
 LOG = training()
 END = len(LOG)
@@ -123,3 +128,38 @@ def test_a_cursor_gives_every_example_once() -> None:
     given = [one for end in (0, 7, 7, 250, END, END) for part in cursor.until(end) for one in part]
 
     assert given == [one for one in LOG if one is not None]
+
+
+def weeks(count: int = 2_000) -> list[TrainingExample]:
+    """A log of four days, long enough for fits and for a window that lets go of days."""
+    chance = np.random.default_rng(1)
+    rows = chance.normal(size=(count, len(KERNEL.names)))
+    return [
+        example(
+            place,
+            schema_hash=KERNEL.schema_hash,
+            features=pack_features(rows[place]),
+            verdict="fraud" if rows[place, 0] > 1.0 else "genuine",
+            event_time=MONDAY_MS + place * HOUR_MS // 20,
+        )
+        for place in range(count)
+    ]
+
+
+def test_versions_that_remember_a_window_are_those_of_the_fold_in_any_order() -> None:
+    given, chance = weeks(), random.Random(6)
+    options = ModelOptions(refit_days=1.0, refit_window_days=1.5, boosted_trees=15)
+    names = ("boosted", "ensemble")
+    ours = VersionFold(CARD, names, as_log(given), end=len(given), options=options)
+    learner = Learner(
+        CARD, KERNEL.schema_hash, [make_model(name, KERNEL.names, options) for name in names]
+    )
+    straight: dict[str, bytes] = {}
+    for stop in range(50, len(given) + 1, 50):
+        learner.learn(learner.fresh(given[stop - 50 : stop]))
+        for model in learner.models:
+            straight[f"{model.name}@{stop}"] = bytes_of(model, f"{model.name}@{stop}")
+
+    for version in chance.sample(sorted(straight), 24):
+        assert bytes_of(ours.model(version), version) == straight[version], version
+    assert learner.models[0].window_start > 0
