@@ -29,7 +29,7 @@ from models.compiled import Float32s, Floats, Int8s, kernel
 from models.contract import Arrays, Header, Scored, limited
 from models.options import ModelOptions
 from models.refit import Growth, Refit
-from models.trees import Forest, no_trees, scores_of
+from models.trees import Trees, no_trees, scores_of
 from models.verbs import ArrayModel
 from models.window import DAY_HOURS, LEVEL_MAX, Levels, Window
 from pipeline.errors import SnapshotError
@@ -106,7 +106,7 @@ class Boosted(ArrayModel):
         self.boosted_trees, self.boosted_leaves = boosted_trees, boosted_leaves
         self.boosted_rate = boosted_rate
         self._growth = Growth(boosted_trees, boosted_leaves, boosted_rate)
-        self._forest = no_trees()
+        self._trees = no_trees()
         self._window = Window(0, refit_examples_max)
         # The days of the window, and the number of the first example of each.
         self._days: list[tuple[int, int]] = []
@@ -139,7 +139,7 @@ class Boosted(ArrayModel):
     @property
     def knows_something(self) -> bool:
         """Whether there are trees yet."""
-        return len(self._forest) > 0
+        return len(self._trees) > 0
 
     @property
     def window_start(self) -> int:
@@ -153,8 +153,8 @@ class Boosted(ArrayModel):
         roots to the leaves.
         """
         rows = self._checked(features)
-        bias = self._forest.bias if self.knows_something else self._share_logit
-        return limited(self._scores(rows), self._forest.explained(rows), bias)
+        bias = self._trees.bias if self.knows_something else self._share_logit
+        return limited(self._scores(rows), self._trees.explained(rows), bias)
 
     def scores(self, features: Float32s) -> Floats:
         """Give the scores alone, where nobody asks why; the same bits as `score` gives."""
@@ -162,7 +162,7 @@ class Boosted(ArrayModel):
 
     def _scores(self, rows: Float32s) -> Floats:
         # Walked without trees as well, so that the first score compiles what the later ones need.
-        logits = self._forest.logits(rows)
+        logits = self._trees.logits(rows)
         return scores_of(logits if self.knows_something else logits + self._share_logit)
 
     @property
@@ -220,7 +220,7 @@ class Boosted(ArrayModel):
     def _take_effect(self) -> None:
         """Wait for the trees that are pending, and score by them."""
         if self._refit is not None:
-            self._forest = self._refit.forest()
+            self._trees = self._refit.trees()
         self._pending = self._refit = None
 
     def learn(self, features: Float32s, is_fraud: Int8s, weights: Floats) -> Floats:
@@ -300,7 +300,7 @@ class Boosted(ArrayModel):
             "levels": np.array(self._levels, dtype=np.int64),
             "pending": np.array(fits, dtype=np.int64).reshape(-1, 4),
         }
-        return header, arrays | self._forest.arrays()
+        return header, arrays | self._trees.arrays()
 
     @classmethod
     def from_state(cls, header: Header, arrays: Arrays) -> Self:
@@ -318,7 +318,7 @@ class Boosted(ArrayModel):
         model._hour = states.integer(header, "hours") - 1
         model._fit_hour = states.integer(header, "fit_hours") - 1
         model._fit_frauds = states.integer(header, "fit_frauds")
-        model._forest = Forest.restored(arrays, len(model._names))
+        model._trees = Trees.restored(arrays, len(model._names))
         model._restore_window(arrays)
         return model
 

@@ -347,8 +347,11 @@ def names_of(members: str) -> tuple[str, ...]:
 
 def _made(name: str, features: tuple[str, ...], options: ModelOptions | None) -> ArrayModel:
     # The table of all models holds this one too.
-    from models import make_model  # noqa: PLC0415
+    from models import MODELS, make_model  # noqa: PLC0415
 
+    if name not in MODELS:
+        # A River model is kept as a pickle, and a mixture holds no pickles.
+        raise SettingError(f"members must be of {', '.join(sorted(MODELS))} (got {name!r})")
     return make_model(name, features, options)
 
 

@@ -10,8 +10,8 @@ without it.
 
 >>> rows = np.repeat(np.arange(20, dtype=np.float32), 50)[:, None]
 >>> is_fraud = (rows[:, 0] > 12).astype(np.int8)
->>> forest = Refit(Examples(rows, is_fraud, np.ones(1000)), Growth(trees=20)).forest()
->>> len(forest), (forest.logits(rows) > 0).tolist() == (is_fraud == 1).tolist()
+>>> trees = Refit(Examples(rows, is_fraud, np.ones(1000)), Growth(trees=20)).trees()
+>>> len(trees), (trees.logits(rows) > 0).tolist() == (is_fraud == 1).tolist()
 (20, True)
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from models.compiled import Float32s
-from models.trees import Forest
+from models.trees import Trees
 from models.window import Examples
 from pipeline.errors import SettingError
 
@@ -64,10 +64,10 @@ class Growth:
 
 
 class Refit:
-    """One fit, begun when it is made; `forest` waits for it."""
+    """One fit, begun when it is made; `trees` waits for it."""
 
     def __init__(self, examples: Examples, growth: Growth) -> None:
-        self._forest: Forest | None = None
+        self._trees: Trees | None = None
         self._problem: BaseException | None = None
         self._given_up = False
         self._thread = threading.Thread(target=self._run, args=(examples, growth), daemon=True)
@@ -75,14 +75,14 @@ class Refit:
         # A process that ends must not unload the library under a thread that is inside it.
         atexit.register(self._end)
 
-    def forest(self) -> Forest:
+    def trees(self) -> Trees:
         """Give the trees, when they are grown."""
         self._thread.join()
         atexit.unregister(self._end)
         if self._problem is not None:
             raise self._problem
-        assert self._forest is not None, "a fit that was given up was asked for"
-        return self._forest
+        assert self._trees is not None, "a fit that was given up was asked for"
+        return self._trees
 
     def _end(self) -> None:
         """Let the fit end after the tree that it is growing."""
@@ -91,11 +91,11 @@ class Refit:
 
     def _run(self, examples: Examples, growth: Growth) -> None:
         try:
-            self._forest = self._grown(examples, growth)
+            self._trees = self._grown(examples, growth)
         except Exception as problem:  # noqa: BLE001 - it is raised where the trees are asked for
             self._problem = problem
 
-    def _grown(self, examples: Examples, growth: Growth) -> Forest | None:
+    def _grown(self, examples: Examples, growth: Growth) -> Trees | None:
         lightgbm = _library()
         parameters = {**PARAMETERS, "num_leaves": growth.leaves, "learning_rate": growth.rate}
         rows = finite_or_nan(examples.rows)
@@ -106,7 +106,7 @@ class Refit:
                 return None
             if booster.update():
                 break
-        return Forest.of([tree["tree_structure"] for tree in booster.dump_model()["tree_info"]])
+        return Trees.of([tree["tree_structure"] for tree in booster.dump_model()["tree_info"]])
 
 
 def finite_or_nan(rows: Float32s) -> Float32s:

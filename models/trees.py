@@ -16,11 +16,11 @@ Saabas, Interpreting random forests, 2014 (contributions by decision path).
 >>> night = {"split_feature": 0, "threshold": 4.0, "default_left": True, "missing_type": "NaN",
 ...          "internal_value": -2.5, "left_child": {"leaf_value": 1.0},
 ...          "right_child": {"leaf_value": -3.0}}
->>> forest = Forest.of([night])
+>>> trees = Trees.of([night])
 >>> hours = np.array([[2.0], [12.0], [np.nan]], dtype=np.float32)
->>> forest.logits(hours)
+>>> trees.logits(hours)
 array([ 1., -3.,  1.])
->>> forest.explained(hours)[:, 0], forest.bias
+>>> trees.explained(hours)[:, 0], trees.bias
 (array([ 3.5, -0.5,  3.5]), -2.5)
 """
 
@@ -122,8 +122,8 @@ def scores_of(logits: Floats) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
-class Forest:
-    """Some trees; none give log-odds of 0.
+class Trees:
+    """Some trees; of none, the log-odds are 0.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ class Forest:
 
     @classmethod
     def of(cls, trees: Sequence[Mapping[str, Any]]) -> Self:
-        """Make a forest of the `tree_structure` of each tree in LightGBM's dump."""
+        """Make trees of the `tree_structure` of each tree in LightGBM's dump."""
         nodes: list[_Node] = []
         roots = []
         for tree in trees:
@@ -203,7 +203,7 @@ class Forest:
     def restored(cls, arrays: Arrays, columns: int) -> Self:
         """Take back what `arrays` gave; trees whose walk would not end are refused."""
         nodes = _length(arrays, "tree_features")
-        forest = cls(
+        trees = cls(
             states.array(arrays, "tree_roots", np.int32, (_length(arrays, "tree_roots"),)),
             states.array(arrays, "tree_features", np.int32, (nodes,)),
             states.array(arrays, "tree_thresholds", np.float64, (nodes,)),
@@ -211,9 +211,9 @@ class Forest:
             states.array(arrays, "tree_rights", np.int32, (nodes,)),
             states.array(arrays, "tree_values", np.float64, (nodes,)),
         )
-        for problem in forest._problems(columns):
+        for problem in trees._problems(columns):
             raise SnapshotError(f"state: {problem}")
-        return forest
+        return trees
 
     def _problems(self, columns: int) -> Iterator[str]:
         nodes = np.arange(len(self.features))
@@ -252,9 +252,9 @@ def _append(nodes: list[_Node], tree: Mapping[str, Any]) -> None:
     nodes[place] = (int(tree["split_feature"]), float(tree["threshold"]), flags, right, value)
 
 
-def no_trees() -> Forest:
-    """Give a forest without trees."""
-    return Forest.of([])
+def no_trees() -> Trees:
+    """Give no trees."""
+    return Trees.of([])
 
 
 def _length(arrays: Arrays, name: str) -> int:

@@ -11,7 +11,7 @@ from models import Boosted
 from models.contract import Scored
 from models.refit import Growth, Refit, finite_or_nan
 from models.snapshot import decode, encode
-from models.trees import MISSING_KIND, MISSING_NAN, MISSING_ZERO, Forest
+from models.trees import MISSING_KIND, MISSING_NAN, MISSING_ZERO, Trees
 from models.window import Examples, Window
 from pipeline.errors import SnapshotError
 
@@ -71,7 +71,7 @@ def test_scores_are_lightgbms_own(missing: dict[str, object], kinds: set[int]) -
     parameters = {"objective": "binary", "num_leaves": 31, "verbosity": -1, "num_threads": 1}
     data = lightgbm.Dataset(finite_or_nan(features), is_fraud, weight=weights)
     booster = lightgbm.train({**parameters, **missing}, data, 60)
-    forest = Forest.of([tree["tree_structure"] for tree in booster.dump_model()["tree_info"]])
+    forest = Trees.of([tree["tree_structure"] for tree in booster.dump_model()["tree_info"]])
     rows = np.vstack([features, np.full((1, 4), np.nan, np.float32), np.zeros((1, 4), np.float32)])
 
     ours = forest.logits(rows)
@@ -89,18 +89,18 @@ def test_a_split_between_two_float32_neighbours_holds() -> None:
     rows = np.repeat(np.array([[low], [high]], dtype=np.float32), 200, axis=0)
     is_fraud = (rows[:, 0] == high).astype(np.int8)
 
-    forest = Refit(Examples(rows, is_fraud, np.ones(400)), Growth(trees=5)).forest()
+    forest = Refit(Examples(rows, is_fraud, np.ones(400)), Growth(trees=5)).trees()
 
     assert set(forest.logits(rows[:200])) != set(forest.logits(rows[200:]))
 
 
-def test_a_forest_whose_walk_would_not_end_is_refused() -> None:
+def test_trees_whose_walk_would_not_end_is_refused() -> None:
     features, is_fraud, weights = stream(2_000)
-    forest = Refit(Examples(features, is_fraud, weights), Growth(trees=3)).forest()
+    forest = Refit(Examples(features, is_fraud, weights), Growth(trees=3)).trees()
     arrays = forest.arrays()
     inner = int(np.flatnonzero(forest.features >= 0)[0])
 
-    assert Forest.restored(arrays, 4).logits(features).tolist() == forest.logits(features).tolist()
+    assert Trees.restored(arrays, 4).logits(features).tolist() == forest.logits(features).tolist()
     for name, value, message in (
         ("tree_rights", inner, "tree_rights must lie behind the left child"),
         ("tree_rights", 1 << 30, "tree_rights must lie behind the left child"),
@@ -111,9 +111,9 @@ def test_a_forest_whose_walk_would_not_end_is_refused() -> None:
         broken = {**arrays, name: arrays[name].copy()}
         broken[name][inner] = value
         with pytest.raises(SnapshotError, match=message):
-            Forest.restored(broken, 4)
+            Trees.restored(broken, 4)
     with pytest.raises(SnapshotError, match="tree_roots must ascend from 0"):
-        Forest.restored({**arrays, "tree_roots": arrays["tree_roots"][::-1].copy()}, 4)
+        Trees.restored({**arrays, "tree_roots": arrays["tree_roots"][::-1].copy()}, 4)
 
 
 def test_a_fit_comes_into_force_an_hour_later_and_not_sooner() -> None:
@@ -138,7 +138,7 @@ def test_how_fast_a_fit_is_changes_nothing() -> None:
     for start in range(0, 3_000, 20):
         learn_hours(patient, given, start, start + 20)
         if patient._refit is not None:
-            patient._refit.forest()
+            patient._refit.trees()
 
     assert bytes_of(hasty) == bytes_of(patient)
 
@@ -202,7 +202,7 @@ def test_the_state_is_small() -> None:
     model = Boosted(NAMES)
     learn_hours(model, given, 0, 20_000)
 
-    assert len(model._forest) == 200
+    assert len(model._trees) == 200
     assert len(bytes_of(model)) < 300_000
 
 

@@ -128,7 +128,7 @@ def test_records_hold_what_was_decided(world: World) -> None:
         assert record.action == ACTIONS[decisions.actions[place]]
         assert record.reasons == decisions.reasons[place]
         assert record.features == decisions.features[place].tobytes()
-        assert record.challengers.keys() == {f"{name}@400" for name in MODELS if name != "additive"}
+        assert record.challengers.keys() == {f"{name}@400" for name in NAMES if name != "additive"}
 
 
 def test_records_round_trip(world: World) -> None:

@@ -166,7 +166,14 @@ def test_its_members_are_those_that_learn_alone() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    ["", "additive,additive", "additive,ensemble", "additive,nobody", ",".join("abcdefghi")],
+    [
+        "",
+        "additive,additive",
+        "additive,ensemble",
+        "additive,nobody",
+        "additive,forest",
+        ",".join("abcdefghi"),
+    ],
 )
 def test_members_that_make_no_sense_are_refused(wrong: str) -> None:
     with pytest.raises(SettingError):
