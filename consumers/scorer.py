@@ -51,6 +51,7 @@ class Scorer(Part):
 
     def __init__(self, parts: Parts, partition: int) -> None:
         self._parts, self._partition = parts, partition
+        self._schema = parts.schema
         self._decoder = TransactionDecoder(parts.schema)
         self._admission = Admission(parts.schema, parts.settings, partition)
         self._profiles = RedisProfiles(parts.store.redis, parts.schema, partition)
@@ -143,8 +144,9 @@ class Scorer(Part):
         p = self._partition
         newest_ms = int(decisions.transactions.event_time_ms.max())
         self._watermark_ms = max(self._watermark_ms, newest_ms)
+        unusual = unusual_amounts(decisions.features, self._schema)
         return [
-            *self._profiles.changes(decisions.transactions, unusual_amounts(decisions.features)),
+            *self._profiles.changes(decisions.transactions, unusual),
             ("SET", f"wm:{p}", self._watermark_ms),
             ("SET", f"model:{p}", decisions.model_version),
             *self._alert_changes(decided, encoded),

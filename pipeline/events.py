@@ -47,6 +47,9 @@ Moment = (
     Annotated[datetime, msgspec.Meta(tz=True)]
     | Annotated[int, msgspec.Meta(ge=EVENT_TIME_MS_MIN, le=EVENT_TIME_MS_MAX)]
 )
+# What a 32-bit float can hold; infinity is not JSON anyway.
+NUMBER_MAX = float(np.finfo(np.float32).max)
+Number = Annotated[float, msgspec.Meta(ge=-NUMBER_MAX, le=NUMBER_MAX)] | None
 Amount = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,10}(\.[0-9]{1,8})?\Z")] | int | float
 
 Verdict = Literal["fraud", "genuine"]
@@ -82,7 +85,8 @@ class Transactions:
     """A batch of events as columns, all of one length, in the order of their log.
 
     `keys` holds one list of ids for each entity of the schema, the partition key first, then one
-    for each category.
+    for each category. `numbers` has a column for each number of the schema, NaN where it is
+    missing.
     """
 
     transaction_id: list[str]
@@ -90,6 +94,7 @@ class Transactions:
     keys: tuple[list[str], ...]
     amount_minor: NDArray[np.int64]
     currency: list[str]
+    numbers: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.transaction_id)
@@ -102,6 +107,7 @@ class Transactions:
             keys=tuple([ids[row] for row in rows] for ids in self.keys),
             amount_minor=self.amount_minor[rows],
             currency=[self.currency[row] for row in rows],
+            numbers=self.numbers[rows],
         )
 
     def slice(self, start: int, stop: int) -> "Transactions":
@@ -112,7 +118,13 @@ class Transactions:
             keys=tuple(ids[start:stop] for ids in self.keys),
             amount_minor=self.amount_minor[start:stop],
             currency=self.currency[start:stop],
+            numbers=self.numbers[start:stop],
         )
+
+
+def no_numbers(count: int) -> NDArray[np.float32]:
+    """Give the numbers of so many events of a schema that has none."""
+    return np.empty((count, 0), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +205,13 @@ def _field(attribute: str, name: str, kind: Any, default: Any = msgspec.NODEFAUL
     return (attribute, name, kind, default)
 
 
+def _key_of(schema: Schema) -> tuple[str, list[Any]]:
+    """Give the attribute that holds a record's key, and its field unless that is the event id."""
+    if schema.is_keyed_by_id:
+        return "transaction_id", []
+    return "key", [_field("key", schema.partition_key, Id)]
+
+
 class TransactionDecoder:
     """Decodes the events of one schema, a batch at a time."""
 
@@ -203,14 +222,22 @@ class TransactionDecoder:
         fields = [
             _field("id", schema.event_id, Id),
             _field("time", schema.event_time, Moment),
-            _field("amount", schema.amount, Amount),
         ]
+        if schema.amount:
+            fields.append(_field("amount", schema.amount, Amount))
         default = schema.currency_default or msgspec.NODEFAULT
         if schema.currency:
             fields.append(_field("currency", schema.currency, Currency, default))
+        attributes = []
         for number, (name, kind) in enumerate(zip(self._key_fields, kinds, strict=True)):
+            attributes.append("id" if name == schema.event_id else f"key{number}")
             category_default = "none" if kind is CategoryText else msgspec.NODEFAULT
-            fields.append(_field(f"key{number}", name, kind, category_default))
+            if attributes[-1] != "id":
+                fields.append(_field(attributes[-1], name, kind, category_default))
+        self._key_attributes = tuple(attributes)
+        self._number_attributes = tuple(f"number{place}" for place in range(len(schema.numbers)))
+        for attribute, item in zip(self._number_attributes, schema.numbers, strict=True):
+            fields.append(_field(attribute, item.field, Number, None))
         self._decoder = _RecordDecoder("Transaction", fields)
         self._digits = schema.minor_digits
 
@@ -237,23 +264,31 @@ class TransactionDecoder:
         time = _milliseconds(record.time, self._schema.event_time)
         if isinstance(time, Problem):
             return time
-        amount = minor_units(record.amount, self._digits, place=f"$.{self._schema.amount}")
+        amount = self._amount(record)
         if isinstance(amount, Problem):
             return amount
-        keys = [getattr(record, f"key{number}") for number in range(len(self._key_fields))]
+        keys = [getattr(record, attribute) for attribute in self._key_attributes]
         if problem := _card_number((self._schema.event_id, *self._key_fields), (record.id, *keys)):
             return problem
         currency = record.currency if self._schema.currency else self._schema.currency_default
-        return (record.id, time, amount, currency, *keys)
+        numbers = [getattr(record, attribute) for attribute in self._number_attributes]
+        return (record.id, time, amount, currency, numbers, *keys)
+
+    def _amount(self, record: Any) -> int | Problem:
+        field = self._schema.amount
+        return minor_units(record.amount, self._digits, place=f"$.{field}") if field else 0
 
     def _columns(self, accepted: list[tuple[Any, ...]]) -> Transactions:
-        columns = list(zip(*accepted, strict=True)) or [()] * (4 + len(self._key_fields))
+        columns = list(zip(*accepted, strict=True)) or [()] * (5 + len(self._key_fields))
+        shape = (len(accepted), len(self._number_attributes))
         return Transactions(
             transaction_id=list(columns[0]),
             event_time_ms=np.array(columns[1], dtype=np.int64),
-            keys=tuple(list(column) for column in columns[4:]),
+            keys=tuple(list(column) for column in columns[5:]),
             amount_minor=np.array(columns[2], dtype=np.int64),
             currency=list(columns[3]),
+            # A missing number is None, which becomes NaN.
+            numbers=np.array(columns[4], dtype=np.float32).reshape(shape),
         )
 
 
@@ -262,12 +297,13 @@ class LabelDecoder:
 
     def __init__(self, schema: Schema) -> None:
         self._id_fields = ("label_id", schema.event_id, schema.partition_key)
+        self._key, key_fields = _key_of(schema)
         self._decoder = _RecordDecoder(
             "Label",
             [
                 _field("label_id", "label_id", Id),
                 _field("transaction_id", schema.event_id, Id),
-                _field("key", schema.partition_key, Id),
+                *key_fields,
                 _field("verdict", "verdict", Verdict),
                 _field("source", "source", Source),
                 _field("time", "label_time", Moment),
@@ -284,13 +320,14 @@ class LabelDecoder:
         time = _milliseconds(record.time, "label_time")
         if isinstance(time, Problem):
             return time
-        ids = (record.label_id, record.transaction_id, record.key)
+        key = getattr(record, self._key)
+        ids = (record.label_id, record.transaction_id, key)
         if problem := _card_number(self._id_fields, ids):
             return problem
         return Label(
             label_id=record.label_id,
             transaction_id=record.transaction_id,
-            key=record.key,
+            key=key,
             is_fraud=record.verdict == "fraud",
             source=record.source,
             label_time_ms=time,
@@ -304,11 +341,12 @@ class OutcomeDecoder:
 
     def __init__(self, schema: Schema) -> None:
         self._id_fields = (schema.event_id, schema.partition_key)
+        self._key, key_fields = _key_of(schema)
         self._decoder = _RecordDecoder(
             "Outcome",
             [
                 _field("transaction_id", schema.event_id, Id),
-                _field("key", schema.partition_key, Id),
+                *key_fields,
                 _field("outcome", "outcome", OutcomeKind),
                 _field("time", "outcome_time", Moment),
             ],
@@ -322,9 +360,10 @@ class OutcomeDecoder:
         time = _milliseconds(record.time, "outcome_time")
         if isinstance(time, Problem):
             return time
-        if problem := _card_number(self._id_fields, (record.transaction_id, record.key)):
+        key = getattr(record, self._key)
+        if problem := _card_number(self._id_fields, (record.transaction_id, key)):
             return problem
-        return Outcome(record.transaction_id, record.key, record.outcome, time)
+        return Outcome(record.transaction_id, key, record.outcome, time)
 
 
 def encode_label(label: Label, schema: Schema) -> bytes:

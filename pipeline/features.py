@@ -15,12 +15,13 @@ Feature(name='card_amount_z', meaning="amount against the card's own mean and sp
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import SchemaError
 from pipeline.events import Transactions
 from pipeline.feature_kernels import (
     DEVIATIONS_COLUMN,
@@ -51,6 +52,18 @@ class Feature:
 
 def feature_table(schema: Schema) -> tuple[Feature, ...]:
     """List the features of a schema's events, in the order of their columns."""
+    computed = _computed_features(schema)
+    features = (*(computed[column] for column in _kept(computed, schema)), *_own_numbers(schema))
+    names = [feature.name for feature in features]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise SchemaError(
+            f"schema {schema.name!r}: the name of number {min(twice)!r} is that of a feature"
+        )
+    return features
+
+
+def _computed_features(schema: Schema) -> list[Feature]:
+    """List what the kernels fill, for events with an amount."""
     first, *others = (item.name for item in schema.keyed)
     features = [*_event_features(), *_traffic_features(first)]
     for other in others:
@@ -59,7 +72,33 @@ def feature_table(schema: Schema) -> tuple[Feature, ...]:
         features += _learned_features(name)
     for name in (first, *others):
         features += _alike_features(name)
-    return tuple(features)
+    return features
+
+
+def _kept(computed: Sequence[Feature], schema: Schema) -> list[int]:
+    """Give the columns that can differ: without an amount, none that is made of amounts.
+
+    Nor is there a history of a key that never comes twice.
+    """
+    name = schema.entities[0].name
+    of_first = {
+        feature.name
+        for of_kind in (_traffic_features, _learned_features, _alike_features)
+        for feature in of_kind(name)
+    }
+    silent = of_first if schema.is_keyed_by_id else set()
+    return [
+        column
+        for column, feature in enumerate(computed)
+        if (schema.amount is not None or "amount" not in feature.meaning)
+        and feature.name not in silent
+    ]
+
+
+def _own_numbers(schema: Schema) -> Iterator[Feature]:
+    for number in schema.numbers:
+        meaning = f"the event's {number.field}, as it stands"
+        yield Feature(number.name, meaning, "its own", f"{number.name.upper()}_UNUSUAL")
 
 
 def schema_hash(features: tuple[Feature, ...]) -> str:
@@ -198,12 +237,15 @@ LEARNED_WIDTH = len(list(_learned_features("e")))
 ALIKE_WIDTH = len(list(_alike_features("e")))
 
 
-def unusual_amounts(features: NDArray[np.float32]) -> NDArray[np.int8]:
+def unusual_amounts(features: NDArray[np.float32], schema: Schema) -> NDArray[np.int8]:
     """Say by stored features which amounts were far above the habit of the partition key: 1 or 0.
 
     Labels of usual and of unusual amounts are remembered apart, since a fraud that its amount
-    gives away says little of the place where it happened.
+    gives away says little of the place where it happened. Where there are no amounts, or no
+    habits, none is unusual, and the table has no column to tell it by.
     """
+    if schema.amount is None or schema.is_keyed_by_id:
+        return np.zeros(len(features), dtype=np.int8)
     deviations = features[:, EVENT_WIDTH + DEVIATIONS_COLUMN]
     unusual: NDArray[np.int8] = (deviations > UNUSUAL_DEVIATIONS).astype(np.int8)
     return unusual
@@ -217,6 +259,8 @@ class FeatureKernel:
         self.schema_hash = schema_hash(self.table)
         self.names = tuple(feature.name for feature in self.table)
         self._has_counterpart = len(schema.keyed) > 1
+        computed = _computed_features(schema)
+        self._computed_width, self._kept = len(computed), _kept(computed, schema)
 
     def find_fresh(self, batch: Transactions, view: ProfileView) -> NDArray[np.int64]:
         """Give the rows whose event id the partition key has not seen lately, and remember them."""
@@ -230,7 +274,7 @@ class FeatureKernel:
 
         Each row sees the history up to, and without, itself.
         """
-        out = np.empty((len(batch), len(self.table)), dtype=np.float32)
+        out = np.empty((len(batch), self._computed_width), dtype=np.float32)
         unusual = np.empty(len(batch), dtype=np.int8)
         times, amounts = batch.event_time_ms, batch.amount_minor
         event_kernel(times, amounts, out)
@@ -247,7 +291,15 @@ class FeatureKernel:
         for part in view.learned:
             alike_kernel(part.values, part.slots, times, unusual, out, column)
             column += ALIKE_WIDTH
-        return out
+        return self._with_numbers(out, batch.numbers)
+
+    def _with_numbers(
+        self, out: NDArray[np.float32], numbers: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Leave out what says nothing, and put the event's own numbers behind the rest."""
+        if len(self._kept) < self._computed_width:
+            out = out[:, self._kept]
+        return np.hstack([out, numbers]) if numbers.shape[1] else out
 
     def _counterparts(self, batch: Transactions) -> NDArray[np.int64]:
         if self._has_counterpart:

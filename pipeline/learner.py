@@ -43,7 +43,7 @@ class Learner:
         marks: dict[int, int] | None = None,
     ) -> None:
         self._names = [item.name for item in schema.keyed]
-        self._schema_hash = schema_hash
+        self._schema, self._schema_hash = schema, schema_hash
         self.models = tuple(models)
         self.profiles = LearnedProfiles(schema)
         self.marks = dict(marks or {})
@@ -134,6 +134,6 @@ class Learner:
 
     def _record(self, examples: Examples) -> None:
         times, amounts, corrects = examples.event_time_ms, examples.amount, examples.corrects
-        is_fraud, unusual = examples.is_fraud, unusual_amounts(examples.features)
+        is_fraud, unusual = examples.is_fraud, unusual_amounts(examples.features, self._schema)
         for rows in self.profiles.rows(examples.keys):
             record_verdicts(rows.values, rows.slots, times, amounts, unusual, is_fraud, corrects)

@@ -1,13 +1,14 @@
 """A TOML file says which field of a stream is what; nothing in the core knows the word "card".
 
 The first entity is the partition key: the traffic of one of its ids is in one partition, in order.
+A stream without entities names its event id as one. `docs/schemas.md` shows how to write a schema.
 
 >>> schema = load_schema("card")
 >>> schema.partition_key, [entity.name for entity in schema.entities]
 ('card_id', ['card', 'terminal'])
 >>> load_schema("cart")
 Traceback (most recent call last):
-pipeline.errors.SchemaError: no schema 'cart': shipped are card, handbook; or give a path to a ...
+pipeline.errors.SchemaError: no schema 'cart': shipped are card, ecommerce, ...
 """
 
 import re
@@ -38,10 +39,17 @@ class Category(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     field: str
 
 
+class Number(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A field whose number is a feature as it stands; it may be missing."""
+
+    name: str
+    field: str
+
+
 class _Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
     time: str
-    amount: str
+    amount: str | None = None
     currency: str | None = None
     currency_default: str | None = None
     minor_digits: int = 2
@@ -57,23 +65,28 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     event: _Event
     entity: list[Entity]
     category: list[Category] = []
+    number: list[Number] = []
     label: _Label | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What the fields of a stream mean; `minor_digits` is 2 where 1.00 is 100 minor units."""
+    """What the fields of a stream mean; `minor_digits` is 2 where 1.00 is 100 minor units.
+
+    Events of a schema without `amount` have the amount 0 and an empty currency.
+    """
 
     name: str
     version: int
     event_id: str
     event_time: str
-    amount: str
+    amount: str | None
     currency: str | None
     currency_default: str
     minor_digits: int
     entities: tuple[Entity, ...]
     categories: tuple[Category, ...]
+    numbers: tuple[Number, ...]
     label: str | None
 
     @property
@@ -82,16 +95,23 @@ class Schema:
         return self.entities[0].field
 
     @property
+    def is_keyed_by_id(self) -> bool:
+        """Whether the event id is the partition key too, so that no key comes twice."""
+        return self.partition_key == self.event_id
+
+    @property
     def keyed(self) -> tuple[Entity | Category, ...]:
         """Everything whose history is kept: the entities, then the categories."""
         return (*self.entities, *self.categories)
 
     @property
     def event_fields(self) -> tuple[str, ...]:
-        """All fields that an event may carry, in a fixed order."""
-        fields = [self.event_id, self.event_time, *(entity.field for entity in self.entities)]
-        fields += [self.amount, *([self.currency] if self.currency else [])]
-        return (*fields, *(category.field for category in self.categories))
+        """All fields that an event may carry, each once, in a fixed order."""
+        entities = self.entities[1:] if self.is_keyed_by_id else self.entities
+        fields = [self.event_id, self.event_time, *(entity.field for entity in entities)]
+        fields += [field for field in (self.amount, self.currency) if field]
+        fields += [category.field for category in self.categories]
+        return (*fields, *(number.field for number in self.numbers))
 
 
 def shipped_schemas() -> list[str]:
@@ -139,13 +159,13 @@ def _from_file(file: _File) -> Schema:
         minor_digits=file.event.minor_digits,
         entities=tuple(file.entity),
         categories=tuple(file.category),
+        numbers=tuple(file.number),
         label=file.label.field if file.label else None,
     )
 
 
 def _check(schema: Schema, place: str) -> None:
-    names = [entity.name for entity in schema.entities]
-    names += [category.name for category in schema.categories]
+    names = [item.name for item in (*schema.keyed, *schema.numbers)]
     if not schema.entities:
         raise SchemaError(f"schema {place}: at least one [[entity]] is needed, the partition key")
     for name in (schema.name, *names):
@@ -166,5 +186,7 @@ def _check(schema: Schema, place: str) -> None:
         raise SchemaError(
             f"schema {place}: minor_digits must be 0 to 4 (got {schema.minor_digits})"
         )
-    if schema.currency is None and not schema.currency_default:
+    if schema.amount is None and (schema.currency or schema.currency_default):
+        raise SchemaError(f"schema {place}: [event] has a currency, but no amount")
+    if schema.amount and schema.currency is None and not schema.currency_default:
         raise SchemaError(f"schema {place}: [event] needs currency or currency_default")

@@ -31,6 +31,7 @@ def warm_up(schema: Schema, settings: Settings) -> None:
         keys=tuple(["k"] for _ in schema.keyed),
         amount_minor=np.array([100]),
         currency=["EUR"],
+        numbers=np.full((1, len(schema.numbers)), np.nan, dtype=np.float32),
     )
     waiting.add(engine.decide(event))
     label = Label("l", "t", "k", True, "simulated", TIME_MS)

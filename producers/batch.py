@@ -4,9 +4,10 @@ The simulator and the file reader yield the same batches, so that publishing, re
 need not know where events came from. The label and the scenario stand beside the event and never
 in it.
 
+>>> from pipeline.events import no_numbers
 >>> batch = EventBatch(
 ...     ["t1", "t2"], np.array([1000, 2000]), (["c1", "c2"], ["m1", "m1"]), np.array([950, 0]),
-...     ["EUR", "EUR"], (), np.array([0, -1], dtype=np.int8),
+...     ["EUR", "EUR"], (), no_numbers(2), np.array([0, -1], dtype=np.int8),
 ... )
 >>> len(batch), batch.slice(1, 2).keys, batch.transactions().amount_minor.tolist()
 (2, (['c2'], ['m1']), [950, 0])
@@ -34,6 +35,8 @@ class EventBatch:
         One list of ids for each entity of the schema, the partition key first.
     categories
         One list of texts for each category of the schema.
+    numbers
+        One column for each number of the schema, NaN where it is missing.
     is_fraud
         1 fraud, 0 genuine, -1 unknown.
     scenario
@@ -48,6 +51,7 @@ class EventBatch:
     amount_minor: NDArray[np.int64]
     currency: list[str]
     categories: tuple[list[str], ...]
+    numbers: NDArray[np.float32]
     is_fraud: NDArray[np.int8]
     scenario: NDArray[np.int8] | None = None
     segments: tuple[list[str], ...] = ()
@@ -63,6 +67,7 @@ class EventBatch:
             keys=(*self.keys, *self.categories),
             amount_minor=self.amount_minor,
             currency=self.currency,
+            numbers=self.numbers,
         )
 
     def slice(self, start: int, stop: int) -> "EventBatch":
@@ -74,6 +79,7 @@ class EventBatch:
             amount_minor=self.amount_minor[start:stop],
             currency=self.currency[start:stop],
             categories=tuple(texts[start:stop] for texts in self.categories),
+            numbers=self.numbers[start:stop],
             is_fraud=self.is_fraud[start:stop],
             scenario=None if self.scenario is None else self.scenario[start:stop],
             segments=tuple(texts[start:stop] for texts in self.segments),
@@ -88,6 +94,7 @@ class EventBatch:
             amount_minor=self.amount_minor[rows],
             currency=[self.currency[row] for row in rows],
             categories=tuple([texts[row] for row in rows] for texts in self.categories),
+            numbers=self.numbers[rows],
             is_fraud=self.is_fraud[rows],
             scenario=None if self.scenario is None else self.scenario[rows],
             segments=tuple([texts[row] for row in rows] for texts in self.segments),
@@ -104,6 +111,7 @@ def joined(batches: Sequence[EventBatch]) -> EventBatch:
         amount_minor=np.concatenate([batch.amount_minor for batch in batches]),
         currency=_chained(batch.currency for batch in batches),
         categories=_columns([batch.categories for batch in batches]),
+        numbers=np.concatenate([batch.numbers for batch in batches]),
         is_fraud=np.concatenate([batch.is_fraud for batch in batches]),
         scenario=np.concatenate(scenarios) if len(scenarios) == len(batches) else None,
         segments=_columns([batch.segments for batch in batches]),

@@ -24,6 +24,7 @@ from pipeline.events import (
     AMOUNT_MINOR_MAX,
     EVENT_TIME_MS_MAX,
     EVENT_TIME_MS_MIN,
+    NUMBER_MAX,
     is_card_number,
 )
 from producers.batch import LABEL_UNKNOWN
@@ -162,6 +163,16 @@ def _exact(column: Column, place: int, digits: int) -> int:
             return int(whole)
     missing = bool(column.values.isna().iloc[place])
     raise column.error(place, expected, "nothing" if missing else repr(text[:40]))
+
+
+def numbers(column: Column) -> NDArray[np.float32]:
+    """Read numbers as floats of 32 bits; those that are missing become NaN."""
+    values = column.values
+    numbers = np.asarray(pd.to_numeric(values, errors="coerce"), dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        wrong = np.isnan(numbers) & ~values.isna().to_numpy() | (np.abs(numbers) > NUMBER_MAX)
+    column.check(wrong, "a number")
+    return numbers.astype(np.float32)
 
 
 def currencies(column: Column, default: str) -> list[str]:

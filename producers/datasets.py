@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import DataError
-from pipeline.events import EVENT_TIME_MS_MIN
+from pipeline.events import EVENT_TIME_MS_MIN, no_numbers
 from pipeline.schema import Schema
 from producers import columns
 from producers.batch import LABEL_UNKNOWN, EventBatch, joined
@@ -203,7 +203,11 @@ def _batch(frame: pd.DataFrame, wanted: _Wanted, first_row: int) -> EventBatch:
         transaction_id=columns.ids(column(schema.event_id)),
         event_time_ms=columns.times(column(schema.event_time)),
         keys=tuple(columns.ids(column(entity.field)) for entity in schema.entities),
-        amount_minor=columns.amounts(column(schema.amount), schema.minor_digits),
+        amount_minor=(
+            columns.amounts(column(schema.amount), schema.minor_digits)
+            if schema.amount
+            else np.zeros(len(frame), dtype=np.int64)
+        ),
         currency=(
             columns.currencies(column(wanted.currency), schema.currency_default)
             if wanted.currency
@@ -211,6 +215,12 @@ def _batch(frame: pd.DataFrame, wanted: _Wanted, first_row: int) -> EventBatch:
         ),
         categories=tuple(
             columns.categories(column(category.field)) for category in schema.categories
+        ),
+        numbers=np.column_stack(
+            [
+                no_numbers(len(frame)),
+                *(columns.numbers(column(number.field)) for number in schema.numbers),
+            ]
         ),
         is_fraud=(
             columns.labels(column(wanted.label))

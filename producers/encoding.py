@@ -35,19 +35,24 @@ class TransactionEncoder:
 
     def __init__(self, schema: Schema) -> None:
         self._digits = schema.minor_digits
+        self._has_amount = schema.amount is not None
         self._has_currency = schema.currency is not None
+        self._keyed_by_id = int(schema.is_keyed_by_id)
         self._record = _record("Transaction", schema.event_fields)
 
     def encode(self, batch: EventBatch) -> list[bytes]:
         """Give each event's wire form, in order."""
         currency = [batch.currency] if self._has_currency else []
+        amount = [amount_texts(batch.amount_minor.tolist(), self._digits)]
         columns = (
             batch.transaction_id,
             batch.event_time_ms.tolist(),
-            *batch.keys,
-            amount_texts(batch.amount_minor.tolist(), self._digits),
+            *batch.keys[self._keyed_by_id :],
+            *(amount if self._has_amount else []),
             *currency,
             *batch.categories,
+            # A missing number is NaN, which is written as null.
+            *batch.numbers.T.tolist(),
         )
         return _encoded(self._record, columns)
 
@@ -56,17 +61,10 @@ class LabelEncoder:
     """Writes labels of events of one schema, as a simulation of the world gives them."""
 
     def __init__(self, schema: Schema) -> None:
-        self._record = _record(
-            "Label",
-            (
-                "label_id",
-                schema.event_id,
-                schema.partition_key,
-                "verdict",
-                "source",
-                "label_time",
-            ),
-        )
+        self._has_key = not schema.is_keyed_by_id
+        key = [schema.partition_key] if self._has_key else []
+        fields = ("label_id", schema.event_id, *key, "verdict", "source", "label_time")
+        self._record = _record("Label", fields)
 
     def encode(
         self,
@@ -80,7 +78,7 @@ class LabelEncoder:
         columns = (
             [label_id_of(text) for text in transaction_id],
             transaction_id,
-            key,
+            *([key] if self._has_key else []),
             [verdicts[fraud] for fraud in is_fraud],
             [SOURCE] * len(key),
             label_time_ms,

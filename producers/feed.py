@@ -7,10 +7,12 @@ forty bytes each, and are the only memory that grows with the delay.
     t1 (10:00)  t2 (10:05)  label of t1 (10:10)  t3 (10:12)  label of t2 (10:15)  ...
 
 >>> from pipeline.schema import load_schema
+>>> from pipeline.events import no_numbers
 >>> from producers.batch import EventBatch
 >>> batch = EventBatch(
 ...     ["t1", "t2", "t3"], np.array([1_000, 2_000, 3_000]), (["c1"] * 3, ["m1"] * 3),
-...     np.array([950, 10, 20]), ["EUR"] * 3, (), np.array([0, 1, -1], dtype=np.int8),
+...     np.array([950, 10, 20]), ["EUR"] * 3, (), no_numbers(3),
+...     np.array([0, 1, -1], dtype=np.int8),
 ... )
 >>> labels = LabelOptions(delay_ms=1_500)
 >>> [text or "label" for block in feed([batch], load_schema("card"), labels)

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import SettingError
+from pipeline.events import no_numbers
 from producers.batch import EventBatch
 from producers.population import (
     MEAN_DAILY_TRANSACTIONS_MAX,
@@ -304,6 +305,7 @@ def _batch(world: Population, day: int, rows: _Rows, options: SimulatorOptions) 
         amount_minor=rows.amount_minor,
         currency=[CURRENCY] * count,
         categories=(),
+        numbers=no_numbers(count),
         is_fraud=(rows.scenario != GENUINE).astype(np.int8),
         scenario=rows.scenario,
     )

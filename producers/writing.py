@@ -89,7 +89,9 @@ def _parquet(path: Path, schema: Schema) -> Iterator[Write]:
 
 def _columns_of_kinds(schema: Schema) -> Any:
     kinds = dict.fromkeys(_names(schema), pa.string())
-    kinds |= {schema.event_time: pa.timestamp("ms", tz="UTC"), schema.amount: pa.float64()}
+    kinds |= {schema.event_time: pa.timestamp("ms", tz="UTC")}
+    kinds |= {schema.amount: pa.float64()} if schema.amount else {}
+    kinds |= {number.field: pa.float32() for number in schema.numbers}
     kinds |= {_label(schema): pa.int8(), SCENARIO_COLUMN: pa.int8()}
     return pa.schema(kinds.items())
 
@@ -104,7 +106,8 @@ def _label(schema: Schema) -> str:
 
 def _columns(batch: EventBatch, schema: Schema, times: Any, amounts: Any) -> dict[str, Any]:
     scenario = batch.scenario if batch.scenario is not None else np.zeros(len(batch), np.int8)
-    columns = [batch.transaction_id, times, *batch.keys, amounts]
+    columns = [batch.transaction_id, times, *batch.keys[int(schema.is_keyed_by_id) :]]
+    columns += [amounts] if schema.amount else []
     columns += [batch.currency] if schema.currency else []
-    columns += [*batch.categories, batch.is_fraud, scenario]
+    columns += [*batch.categories, *batch.numbers.T, batch.is_fraud, scenario]
     return dict(zip(_names(schema), columns, strict=True))

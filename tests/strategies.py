@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from pipeline.durations import DAY_MS, HOUR_MS
-from pipeline.events import Label, Transactions
+from pipeline.events import Label, Transactions, no_numbers
 from pipeline.records import DecisionRecord, TrainingExample, pack_features
 from pipeline.schema import load_schema, parse_schema
 
@@ -111,6 +111,7 @@ def visits(
         keys=(list(cards or ["c1"] * count), list(terminals or ["m1"] * count)),
         amount_minor=np.array(amounts or [1000] * count, dtype=np.int64),
         currency=["EUR"] * count,
+        numbers=no_numbers(count),
     )
 
 
@@ -127,6 +128,7 @@ def joined(first: Transactions, second: Transactions) -> Transactions:
         tuple(ours + theirs for ours, theirs in zip(first.keys, second.keys, strict=True)),
         np.concatenate([first.amount_minor, second.amount_minor]),
         first.currency + second.currency,
+        np.concatenate([first.numbers, second.numbers]),
     )
 
 
@@ -144,6 +146,7 @@ def traffic(seed: int, events: int, *, cards: int = 20, terminals: int = 30) -> 
         ),
         amount_minor=chance.lognormal(7.5, 1.0, events).astype(np.int64),
         currency=["EUR"] * events,
+        numbers=no_numbers(events),
     )
 
 

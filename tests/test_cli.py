@@ -201,7 +201,11 @@ def test_missing_servers_are_said_in_one_line(command: str, run: CommandLine) ->
         ((), {"FRAUD_REVIEW_SCORE_MIN": "0.9"}, "review_score_min (0.9) must lie above 0"),
         (("--review-score-min", "0.9"), {}, "review_score_min (0.9) must lie above 0"),
         (("--partitions", "0"), {}, "partitions must be at least 1 (got 0)"),
-        (("--schema", "crad"), {}, "no schema 'crad': shipped are card, handbook"),
+        (
+            ("--schema", "crad"),
+            {},
+            "no schema 'crad': shipped are card, ecommerce, handbook, phishing",
+        ),
     ],
 )
 def test_a_setting_that_cannot_be_is_said_in_one_line(

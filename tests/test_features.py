@@ -667,7 +667,7 @@ def test_stored_features_tell_which_amounts_were_unusual() -> None:
 
     features = KERNEL.read_and_record(batch, memory.profiles.open(batch))
 
-    assert unusual_amounts(features).tolist() == [0] * 9 + [1]
+    assert unusual_amounts(features, CARD).tolist() == [0] * 9 + [1]
 
 
 def test_labels_change_no_feature_of_traffic() -> None:

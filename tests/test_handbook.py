@@ -10,6 +10,7 @@ from benchmarks.label_loop import label_loop
 from benchmarks.topics import Decided, Examples, Labels
 from benchmarks.truth import first_days
 from pipeline.durations import DAY_MS, HOUR_MS
+from pipeline.events import no_numbers
 from producers.batch import EventBatch
 from tests.proofs import DATA_VARIABLE
 
@@ -105,7 +106,7 @@ def test_days_begin_at_the_midnight_before_the_first_event() -> None:
     times = [int((day + 0.5) * DAY_MS) for day in range(5)]
     batch = EventBatch(
         [f"t{n}" for n in range(5)], np.array(times), (["c"] * 5,), np.zeros(5, dtype=np.int64),
-        ["EUR"] * 5, (), np.zeros(5, dtype=np.int8),
+        ["EUR"] * 5, (), no_numbers(5), np.zeros(5, dtype=np.int8),
     )  # fmt: skip
 
     taken = [part.transaction_id for part in first_days(iter([batch.slice(0, 2), batch]), 2)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kafka.partitioner import murmur2 as murmur2_of_the_client
 
 from pipeline.errors import SettingError
-from pipeline.events import AMOUNT_MINOR_MAX, LabelDecoder, TransactionDecoder
+from pipeline.events import AMOUNT_MINOR_MAX, LabelDecoder, TransactionDecoder, no_numbers
 from pipeline.partitioner import murmur2, partition_of
 from pipeline.schema import Schema, load_schema, parse_schema
 from producers.ahead import ahead
@@ -57,6 +57,7 @@ def batch_of(
         amount_minor=np.arange(count, dtype=np.int64),
         currency=["EUR"] * count,
         categories=tuple(['"web"\n'] * count for _ in range(categories)),
+        numbers=no_numbers(count),
         is_fraud=np.array(labels if labels is not None else [0] * count, dtype=np.int8),
     )
 
@@ -102,6 +103,7 @@ def test_what_is_encoded_decodes_to_the_same_columns(schema: Schema) -> None:
         batch.amount_minor,
         batch.currency,
         tuple(['"web"\n{ü}'] * len(batch) for _ in schema.categories),
+        np.full((len(batch), len(schema.numbers)), [[0.1]], dtype=np.float32),
         batch.is_fraud,
     )
     values = TransactionEncoder(schema).encode(batch)

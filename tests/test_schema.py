@@ -73,7 +73,9 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_answered_with_those_that_are_shipped() -> None:
-    with pytest.raises(SchemaError, match="no schema 'crad': shipped are card, handbook"):
+    with pytest.raises(
+        SchemaError, match="no schema 'crad': shipped are card, ecommerce, handbook, phishing"
+    ):
         load_schema("crad")
 
 

@@ -772,7 +772,7 @@ def test_positions_and_state_moved_together(upheaval: Upheaval) -> None:
         stored_position = upheaval.redis.get(f"pos:{TRANSACTIONS}:{partition}") or b""
         assert stored_position.split(b":")[0] == str(len(values)).encode()
         assert len(list(upheaval.redis.scan_iter(f"c:{partition}:*", count=1_000))) == len(cards)
-        add_to_rings(rings, batch, unusual_amounts(decisions.features))
+        add_to_rings(rings, batch, unusual_amounts(decisions.features, CARD))
     assert_rings_are(rings, upheaval.redis)
 
 
