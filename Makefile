@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo docs dashboards latency million handbook waiting
+.PHONY: help setup test lint demo docs dashboards latency million handbook waiting bench-quality
 
 BIN := .venv/bin
 STAMP := .venv/.made
@@ -11,7 +11,7 @@ STAMP := .venv/.made
 UV_HOME := .venv-uv
 
 help: ## Show what can be made
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 setup: $(STAMP) ## Make .venv from the lock file (at once when it is there)
 
@@ -50,6 +50,10 @@ handbook: setup ## Send the Fraud Detection Handbook's stream through at a speed
 
 waiting: setup ## Measure what a decision that waits for its label costs in Redis
 	@$(BIN)/python -m benchmarks.waiting_index $(ARGS)
+
+bench-quality: setup ## Compare the models with others (hours; resumable, ARGS="--list" shows the rows)
+	@PATH="$$PATH:$(UV_HOME)/bin" uv sync --quiet --frozen --inexact --group bench
+	@$(BIN)/python -m benchmarks.quality $(ARGS)
 
 $(STAMP): pyproject.toml uv.lock
 	@python="$$(for name in python3 python3.13 python3.12 python3.11 python; do \
