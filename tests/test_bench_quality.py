@@ -217,7 +217,12 @@ def test_the_table_of_our_features_is_what_the_engine_decided_on() -> None:
 def test_the_cost_is_given_by_step() -> None:
     found = run_row(Row("cost", "tiny", "additive"))
 
-    assert set(found["us_per_event"]) >= {"profiles", "features", "score", "learn"}
+    assert set(found["us_per_event"]) >= {
+        "profiles",
+        "features",
+        "score, with contributions",
+        "learn",
+    }
     assert found["events_per_second"] > 100
 
 
@@ -240,12 +245,13 @@ def test_a_row_that_is_done_is_skipped_until_its_key_changes(tmp_path: Path) -> 
     assert "mark" not in json.loads(path.read_text())
 
 
-def test_a_row_that_fails_stops_no_other_and_is_named(tmp_path: Path) -> None:
-    rows = [Row("replay", "tiny", "nothing"), Row("replay", "tiny", "nobody")]
+def test_a_row_that_fails_says_why_in_a_line_and_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    failed = run_rows([Row("replay", "tiny", "nothing")], Results(tmp_path))
 
-    failed = run_rows(rows, Results(tmp_path))
-
-    assert failed == ["tiny-7d-replay-nothing", "tiny-7d-replay-nobody"]
+    assert failed == ["tiny-7d-replay-nothing"]
+    assert capfd.readouterr().err.splitlines()[-1].startswith("Error: no model 'nothing'")
 
 
 def test_kept_scores_are_measured_again(tmp_path: Path) -> None:
@@ -288,6 +294,8 @@ def test_every_kind_of_row_has_a_place_in_the_document(tmp_path: Path) -> None:
     assert "not made yet" not in text
     assert "| LightGBM refitted weekly on 30 days | Handbook's 15 | 30 |" in text
     assert "never" in text
+    assert "- handbook, labels after 30 days, average precision: LightGBM refitted weekly" in text
+    assert "- loop, log loss" not in text
     write_document(document, results)
     assert document.read_text(encoding="utf-8") == text
 

@@ -57,8 +57,8 @@ class _System:
             view = self._profiles.open(batch)
         with self.timer.step("features"):
             features = self._kernel.read_and_record(batch, view)
-        with self.timer.step("score"):
-            self._model.scores(features)
+        with self.timer.step("score, with contributions"):
+            self._model.score(features)
         return features
 
     def learn(

@@ -32,7 +32,7 @@ RIVALS = {
     "lightgbm-daily-7d": "LightGBM refitted daily on 7 days",
     "xgboost-daily-7d": "XGBoost refitted daily on 7 days",
     "xgboost-weekly-7d": "XGBoost refitted weekly on 7 days",
-    "forest": "River adaptive random forest, 10 trees (days 45 to 85 only)",
+    "forest": "River adaptive random forest, 10 trees",
 }
 # Of the protocol, in days.
 DELAY = 7
@@ -42,7 +42,10 @@ DELAYED = ("river", "lightgbm-weekly-30d")
 DELAYS = (0, 1, 30)
 # On streams other than the Handbook's: one of each kind of rival.
 ELSEWHERE = ("vw", "lightgbm-weekly-30d", "lightgbm-daily-30d", "xgboost-weekly-30d", "forest")
-LOOP_RIVALS = ("lightgbm-weekly-30d", "lightgbm-weekly-90d")
+LOOP_RIVALS = {
+    "lightgbm-weekly-30d": "LightGBM refitted weekly on 30 days",
+    "lightgbm-weekly-90d": "LightGBM refitted weekly on 90 days",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,10 @@ class Row:
         """The model in words."""
         if self.model in MODELS:
             return f"`{self.model}`"
-        return RIVALS.get(self.model, self.model)
+        title = (RIVALS | LOOP_RIVALS)[self.model]
+        if self.model == "forest" and self.stream == "handbook":
+            return f"{title} (days 45 to 84 only)"
+        return title
 
 
 def all_rows() -> list[Row]:

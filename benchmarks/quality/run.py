@@ -27,6 +27,7 @@ from benchmarks.quality.rows import Row, row_of
 from benchmarks.quality.streams import DRIFT_DAY, START, STREAMS, cache_folder, day_ms
 from benchmarks.quality.tables import Table, Truth, champion_of, replayed, table_of
 from pipeline.durations import DAY_MS
+from pipeline.errors import FraudstreamError
 from pipeline.settings import Settings
 
 TREES = {"lightgbm": lightgbm, "xgboost": xgboost}
@@ -128,11 +129,18 @@ def _keep(row: Row, scores: Scores, truth: Truth) -> None:
 @click.option("--table", "table_only", is_flag=True, help="Only make the table of the row.")
 def main(name: str, out: Path | None, table_only: bool) -> None:
     """Run the row of this name; its result goes to OUT, or to standard output."""
-    row = row_of(name)
-    if table_only:
-        _table(row)
-        return
-    text = json.dumps(run_row(row))
+    try:
+        row = row_of(name)
+        if table_only:
+            _table(row)
+            return
+        text = json.dumps(run_row(row))
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"{error.name} is not installed: `make bench-quality`"
+        ) from error
+    except FraudstreamError as error:
+        raise click.ClickException(str(error)) from error
     if out is None:
         click.echo(text)
     else:

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.quality.measures import MEASURES
 from benchmarks.quality.results import Results
 from benchmarks.quality.rows import DELAY, OTHER_STREAMS, Row, all_rows
+from models import MODELS
 
 Record = dict[str, Any]
 Shown = tuple[Row, Record]
@@ -49,7 +50,8 @@ def _is_main(row: Row, stream: str) -> bool:
     return row.stream == stream and row.delay_days == DELAY and row.kind in FEATURES
 
 
-FEATURES = {"replay": "ours", "own": "ours", "handbook": "Handbook's 15"}
+# Of which rows the quality is compared, and on which features they are.
+FEATURES = {"replay": "our own", "own": "our own", "loop": "our own", "handbook": "Handbook's 15"}
 
 
 def quality_table(shown: list[Shown]) -> str:
@@ -133,30 +135,14 @@ def cost_table(done: list[Shown]) -> str:
     for row, record in done:
         if row.model == "lightgbm-daily-30d" and row.stream == "handbook":
             ratio = record["cpu_seconds"] / cost["cpu_seconds"]
-            text += f"LightGBM refitted daily on 30 days, {_of(row)}: "
+            text += f"LightGBM refitted daily on 30 days, on {FEATURES[row.kind]} features: "
             text += f"{record['cpu_seconds']:,.0f} s, {ratio:,.1f} times as much.\n"
     return text
 
 
-def loss_list(done: list[Shown]) -> str:
-    """Say on which stream and measure a rival is ahead of the best of ours."""
-    lines = []
-    for stream in STREAMS:
-        for name, heading, better in COMPARED:
-            ours, rivals = (
-                _best(done, stream, name, better, ours=True),
-                _best(done, stream, name, better, ours=False),
-            )
-            if ours and rivals and better * (rivals[0] - ours[0]) > 0:
-                lines.append(
-                    f"- {stream}, {heading}: {rivals[1]} {rivals[0]:.4f}, "
-                    f"the best of ours ({ours[1]}) {ours[0]:.4f}."
-                )
-    return "\n".join(lines or ["- Nowhere among the rows that are done."]) + "\n"
-
-
 # Which way is better: up or down.
 COMPARED = (
+    ("value_detected", "value detected", 1),
     ("average_precision", "average precision", 1),
     ("log_loss", "log loss", -1),
     ("card_precision_top_100", "card precision top-100", 1),
@@ -164,21 +150,51 @@ COMPARED = (
 )
 
 
-def _best(
-    done: list[Shown], stream: str, name: str, better: int, *, ours: bool
-) -> tuple[float, str] | None:
-    found = [
-        (float(record[name]), f"{row.title} on {_of(row)}")
-        for row, record in done
-        # The forest saw half of the stream, so its figures are of another period.
-        if _is_main(row, stream) and (row.kind == "replay") == ours and row.model != "forest"
-        and record.get(name) is not None
-    ]  # fmt: skip
-    return max(found, key=lambda each: better * each[0], default=None)
+def loss_list(done: list[Shown]) -> str:
+    """Name each stream, delay and measure by which a rival is ahead of one of ours."""
+    lines = [
+        f"- {place}, {heading}: {rival[1]} {rival[0]:.4g}; ours: {', '.join(ours)}."
+        for place, shown in _places(done)
+        for name, heading, better in COMPARED
+        for rival, ours in _ahead(shown, name, better)
+    ]
+    return "\n".join(lines or ["- Nowhere among the rows that are done."]) + "\n"
 
 
-def _of(row: Row) -> str:
-    return f"{FEATURES[row.kind]} features".replace("15 features", "15")
+def _places(done: list[Shown]) -> Iterator[tuple[str, list[Shown]]]:
+    """Give the rows that may be compared with each other, and what they have in common."""
+    for stream, delay in dict.fromkeys((row.stream, row.delay_days) for row, _ in done):
+        # The forest saw half of the Handbook's stream, so its figures are of another period.
+        shown = [
+            (row, record)
+            for row, record in done
+            if (row.stream, row.delay_days) == (stream, delay)
+            and row.kind in FEATURES
+            and (row.model, row.stream) != ("forest", "handbook")
+        ]
+        yield f"{stream}, labels after {delay} days" if delay != DELAY else stream, shown
+
+
+def _ahead(
+    shown: list[Shown], name: str, better: int
+) -> Iterator[tuple[tuple[float, str], list[str]]]:
+    """Give the best rival, and those of ours that it is ahead of, if there are any."""
+    of = [(row, float(record[name])) for row, record in shown if record.get(name) is not None]
+    rivals = [
+        (value, f"{row.title} ({FEATURES[row.kind]} features)")
+        for row, value in of
+        if row.model not in MODELS
+    ]
+    if not rivals:
+        return
+    best = max(rivals, key=lambda each: better * each[0])
+    behind = [
+        f"{row.title} {value:.4g}"
+        for row, value in of
+        if row.model in MODELS and better * (best[0] - value) > 0
+    ]
+    if behind:
+        yield best, behind
 
 
 def _cell(record: Record, name: str, _: str, form: str) -> str:
