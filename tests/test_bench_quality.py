@@ -1,7 +1,7 @@
 """The benchmark of quality measures what it says: features, delays, resuming, tables."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from benchmarks.quality.summary import write_document
 from benchmarks.quality.tables import Table, Truth
 from models import MODELS
 from pipeline.durations import DAY_MS, HOUR_MS
+from pipeline.evaluation import Quality
 from pipeline.features import FeatureKernel
 from tests.proofs import not_made
 
@@ -94,7 +95,8 @@ def test_the_features_are_those_of_the_handbook(delay_days: int) -> None:
 def table_of(folder: Path, is_fraud: NDArray[np.int8], times: NDArray[np.int64]) -> Table:
     rows = np.random.default_rng(5).random((len(times), 2)).astype(np.float32)
     rows.tofile(folder / "features")
-    truth = Truth(is_fraud, times, np.zeros(len(times), dtype=np.int64))
+    none = np.zeros(len(times), dtype=np.int64)
+    truth = Truth(is_fraud, times, none, none)
     return Table(folder / "features", ("a", "b"), truth, 7 * DAY_MS)
 
 
@@ -201,7 +203,8 @@ def test_a_replayed_row_is_what_the_replay_command_shows(tmp_path: Path) -> None
 
     found = run_row(Row("replay", "tiny", "additive"))
     shown = json.loads(ended.stdout)["models"]["additive"]
-    assert shown == {name: found[name] for name in shown}
+    names = [field.name for field in fields(Quality)]
+    assert {name: shown[name] for name in names} == {name: found[name] for name in names}
 
 
 def test_the_table_of_our_features_is_what_the_engine_decided_on() -> None:
@@ -337,7 +340,8 @@ def test_losses_are_averaged_by_day() -> None:
 def test_what_is_measured_is_the_judged_period() -> None:
     times = START_MS + np.arange(0, 40 * DAY_MS, HOUR_MS)
     fraud = (np.arange(len(times)) % 9 == 0).astype(np.int8)
-    truth = Truth(fraud, times, np.zeros(len(times), dtype=np.int64))
+    none = np.zeros(len(times), dtype=np.int64)
+    truth = Truth(fraud, times, none, none)
 
     found = quality_of(Row("own", "tiny", "river"), np.full(len(times), 0.5), truth)
 

@@ -67,8 +67,8 @@ def measure_again(rows: list[Row], results: Results) -> None:
         if record is None or not (path := kept_of(row, record["key"])).is_file():
             continue
         with np.load(path) as kept:
-            truth = Truth(kept["is_fraud"], kept["event_time_ms"], kept["card"])
-            found = record["result"] | quality_of(row, kept["scores"], truth)
+            scores = kept["scores"]
+        found = record["result"] | quality_of(row, scores, Truth.load(path))
         results.save(row.name, record["key"], found, seconds=record["seconds"])
 
 

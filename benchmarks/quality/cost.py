@@ -20,7 +20,7 @@ from models import make_model
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.events import Transactions
 from pipeline.feature_kernels import record_verdicts
-from pipeline.features import FeatureKernel
+from pipeline.features import FeatureKernel, unusual_amounts
 from pipeline.profiles import LearnedProfiles, MemoryProfiles
 from producers.batch import EventBatch, joined
 
@@ -46,6 +46,7 @@ class _System:
     """The kernels and the model, and nothing between them."""
 
     def __init__(self, stream: Stream, model: str) -> None:
+        self._schema = stream.schema
         self._kernel = FeatureKernel(stream.schema)
         self._learned = LearnedProfiles(stream.schema)
         self._profiles = MemoryProfiles(stream.schema, self._learned)
@@ -70,8 +71,11 @@ class _System:
         with self.timer.step("labels into profiles"):
             corrects = np.zeros(len(batch), dtype=np.bool_)
             times, amounts = batch.event_time_ms, batch.amount_minor
+            unusual = unusual_amounts(features, self._schema)
             for rows in self._learned.rows(batch.keys):
-                record_verdicts(rows.values, rows.slots, times, amounts, is_fraud, corrects)
+                record_verdicts(
+                    rows.values, rows.slots, times, amounts, unusual, is_fraud, corrects
+                )
 
 
 def measure_cost(stream: Stream, model: str, delay_days: float) -> dict[str, Any]:

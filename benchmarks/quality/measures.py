@@ -17,9 +17,12 @@ MEASURES = (
     ("average_precision", "AP", "{:.3f}"),
     ("roc_auc", "AUC", "{:.3f}"),
     ("card_precision_top_100", "CP@100", "{:.3f}"),
+    ("card_precision_handbook", "CP@100 Handbook", "{:.3f}"),
     ("log_loss", "log loss", "{:.4f}"),
     ("brier", "Brier", "{:.4f}"),
     ("calibration_error", "calibration error", "{:.4f}"),
+    ("recall_at_budget", "recall, 100 a day", "{:.3f}"),
+    ("value_detection_rate", "value, 100 a day", "{:.3f}"),
     ("value_detected", "value detected", "{:.3f}"),
     ("cpu_seconds", "CPU s", "{:,.0f}"),
     ("memory_mb", "memory MB", "{:,.0f}"),
@@ -31,9 +34,15 @@ def measure(
 ) -> dict[str, Any]:
     """Judge scores on the labelled events of a period; scores may end before the stream does."""
     stop = len(scores)
-    fraud, times, cards = truth.is_fraud[:stop], truth.event_time_ms[:stop], truth.card[:stop]
+    known = {name: column[:stop] for name, column in truth.columns().items()}
+    fraud, times = known["is_fraud"], known["event_time_ms"]
     judged = (fraud >= 0) & (times >= judged_ms[0]) & (times < judged_ms[1])
     found = evaluate(
-        scores[judged], fraud[judged] == 1, event_time_ms=times[judged], card=cards[judged]
+        scores[judged],
+        fraud[judged] == 1,
+        event_time_ms=times[judged],
+        card=known["card"][judged],
+        amount_minor=known["amount_minor"][judged],
+        frauds_known=(times[fraud == 1], known["card"][fraud == 1]),
     )
     return asdict(found)

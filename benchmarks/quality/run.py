@@ -114,13 +114,7 @@ def kept_of(row: Row, key: str) -> Path:
 
 
 def _keep(row: Row, scores: Scores, truth: Truth) -> None:
-    np.savez_compressed(
-        kept_of(row, row_key(row)),
-        scores=scores,
-        is_fraud=truth.is_fraud,
-        event_time_ms=truth.event_time_ms,
-        card=truth.card,
-    )
+    np.savez_compressed(kept_of(row, row_key(row)), scores=scores, **truth.columns())
 
 
 @click.command()

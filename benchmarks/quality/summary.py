@@ -158,6 +158,8 @@ def loss_list(done: list[Shown]) -> str:
         for name, heading, better in COMPARED
         for rival, ours in _ahead(shown, name, better)
     ]
+    if not any(row.model in MODELS and row.kind in FEATURES for row, _ in done):
+        return f"{NOT_MADE}\n"
     return "\n".join(lines or ["- Nowhere among the rows that are done."]) + "\n"
 
 

@@ -19,6 +19,7 @@ from benchmarks.quality import handbook_features
 from benchmarks.quality.streams import STREAMS, Stream, cache_folder
 from pipeline.durations import DAY_MS
 from pipeline.engine import Decisions
+from pipeline.feature_log import FeatureLog
 from pipeline.features import FeatureKernel
 from pipeline.replay import Replay, ReplayOptions
 from pipeline.settings import Settings
@@ -35,16 +36,21 @@ class Truth:
     is_fraud: NDArray[np.int8]
     event_time_ms: NDArray[np.int64]
     card: NDArray[np.int64]
+    amount_minor: NDArray[np.int64]
+
+    def columns(self) -> dict[str, Any]:
+        """Give the columns by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
     def save(self, path: Path) -> None:
         """Keep the columns in one file."""
-        np.savez(path, is_fraud=self.is_fraud, event_time_ms=self.event_time_ms, card=self.card)
+        np.savez(path, **self.columns())
 
     @classmethod
     def load(cls, path: Path) -> "Truth":
         """Read what `save` wrote."""
         with np.load(path) as columns:
-            return cls(columns["is_fraud"], columns["event_time_ms"], columns["card"])
+            return cls(*(columns[name] for name in cls.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,9 @@ def champion_of(run: Replay) -> tuple[NDArray[np.float64], Truth]:
     columns = run.scores.columns()
     assert columns is not None, "a stream without events"
     scores = next(iter(columns.scores.values()))
-    return scores, Truth(columns.is_fraud, columns.event_time_ms, columns.card)
+    return scores, Truth(
+        columns.is_fraud, columns.event_time_ms, columns.card, columns.amount_minor
+    )
 
 
 def replayed(
@@ -115,15 +123,11 @@ def replayed(
 
 def _own(stream: Stream, delay_ms: int, path: Path) -> tuple[tuple[str, ...], Truth]:
     """Write the features that the engine decided on; labels teach the profiles after the delay."""
-    with path.open("wb") as file:
-        run = replayed(
-            stream,
-            Settings(model=DUMPING_MODEL),
-            delay_ms,
-            decided=lambda decisions: decisions.features.astype("<f4").tofile(file),
-            name="features",
-        )
-    return FeatureKernel(stream.schema).names, champion_of(run)[1]
+    log = FeatureLog(path, FeatureKernel(stream.schema).names)
+    settings = Settings(model=DUMPING_MODEL, challengers="none")
+    run = replayed(stream, settings, delay_ms, decided=log.add_decisions, name="features")
+    log.close()
+    return log.names, champion_of(run)[1]
 
 
 def _handbook(stream: Stream, delay_ms: int, path: Path) -> tuple[tuple[str, ...], Truth]:
@@ -133,7 +137,9 @@ def _handbook(stream: Stream, delay_ms: int, path: Path) -> tuple[tuple[str, ...
     cards, terminals = (
         handbook_features.codes([batch.keys[place] for batch in batches]) for place in range(2)
     )
-    amounts = np.concatenate([batch.amount_minor for batch in batches]) / 100.0
-    found = handbook_features.features(times, cards, terminals, amounts, fraud, delay_ms=delay_ms)
+    minor = np.concatenate([batch.amount_minor for batch in batches])
+    found = handbook_features.features(
+        times, cards, terminals, minor / 100.0, fraud, delay_ms=delay_ms
+    )
     found.tofile(path)
-    return handbook_features.NAMES, Truth(fraud, times, cards)
+    return handbook_features.NAMES, Truth(fraud, times, cards, minor)
