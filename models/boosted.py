@@ -93,7 +93,7 @@ class Boosted(ArrayModel):
         self,
         features: tuple[str, ...] | None = None,
         refit_days: float = 7.0,
-        refit_window_days: float = 30.0,
+        refit_window_days: float = 60.0,
         refit_examples_max: int = 400_000,
         boosted_trees: int = 200,
         boosted_leaves: int = 15,

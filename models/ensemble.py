@@ -132,7 +132,7 @@ class Ensemble(ArrayModel):
     def __init__(
         self,
         features: tuple[str, ...] | None = None,
-        members: str = "additive,boosted",
+        members: str = "additive,boosted,neural",
         options: ModelOptions | None = None,
     ) -> None:
         self.members, self.options = members, options

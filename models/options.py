@@ -50,12 +50,12 @@ class ModelOptions:
     river_options: str = ""
     river_pickle: bool = False
     refit_days: float = 7.0
-    refit_window_days: float = 30.0
+    refit_window_days: float = 60.0
     refit_examples_max: int = 400_000
     boosted_trees: int = 200
     boosted_leaves: int = 15
     boosted_rate: float = 0.05
-    members: str = "additive,boosted"
+    members: str = "additive,boosted,neural"
 
     @property
     def whole_loss(self) -> Loss:

@@ -76,9 +76,11 @@ class Settings:
     river_pickle: bool = _setting(
         False, "keep River models as pickles: whoever can write models may then run any program"
     )
-    members: str = _setting("additive,boosted", "models that ensemble mixes, separated by commas")
+    members: str = _setting(
+        "additive,boosted,neural", "models that ensemble mixes, separated by commas"
+    )
     refit_days: float = _setting(7.0, "event days from one fit of boosted to the next")
-    refit_window_days: float = _setting(30.0, "a fit of boosted sees what was learned in so long")
+    refit_window_days: float = _setting(60.0, "a fit of boosted sees what was learned in so long")
     refit_examples_max: int = _setting(
         400_000, "examples that a fit of boosted sees at most; beyond it genuine ones are thinned"
     )
