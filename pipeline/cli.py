@@ -34,6 +34,13 @@ class CommandEntry:
 
 CONNECTED = ("kafka_servers", "redis_url", "schema", "state_dir")
 SCORING = ("model", "challengers", "review_score_min", "decline_score_min")
+# What models are made by.
+LEARNING = (
+    *("members", "refit_days", "refit_window_days", "refit_examples_max"),
+    *("boosted_trees", "boosted_leaves", "boosted_rate", "l1", "l2", "decay_days"),
+    *("loss", "fraud_weight", "focal_gamma", "decline_cost_minor", "decline_cost_share"),
+    *("river_options", "river_pickle"),
+)
 SERVING = ("metrics_host", "metrics_port")
 
 COMMANDS: dict[str, CommandEntry] = {
@@ -65,7 +72,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "trainer": CommandEntry(
         "consumers.commands:trainer",
         "Learn from labels, publish versions.",
-        (*CONNECTED, "model", "challengers", *SERVING, "snapshot_interval_seconds"),
+        (*CONNECTED, "model", "challengers", *LEARNING, *SERVING, "snapshot_interval_seconds"),
     ),
     "monitor": CommandEntry(
         "consumers.commands:monitor",
@@ -86,20 +93,17 @@ COMMANDS: dict[str, CommandEntry] = {
     "verify": CommandEntry(
         "consumers.verify_command:verify",
         "Make recorded decisions again, and compare.",
-        ("kafka_servers", "schema", "state_dir", *SCORING),
+        ("kafka_servers", "schema", "state_dir", *SCORING, *LEARNING),
     ),
     "replay": CommandEntry(
         "producers.replay_command:replay",
         "Run a file through the core, and measure.",
-        ("schema", *SCORING, "batch_events_max", "maturity_days"),
+        ("schema", *SCORING, *LEARNING, "batch_events_max", "maturity_days"),
     ),
     "mistakes": CommandEntry(
         "stack.mistakes_command:mistakes",
         "List the costliest mistakes and what they taught.",
-        (
-            *("kafka_servers", "schema", "state_dir", *SCORING),
-            *("decline_cost_minor", "decline_cost_share", "maturity_days"),
-        ),
+        ("kafka_servers", "schema", "state_dir", *SCORING, *LEARNING, "maturity_days"),
     ),
 }
 

@@ -47,7 +47,8 @@ class Settings:
     model: str = _setting(
         "additive",
         "champion, whose score decides: "
-        "additive, logistic, neural, forest, anomaly, or river.… (docs/decisions/0024)",
+        "additive, boosted, ensemble, neural, logistic, forest, anomaly, or river.… "
+        "(docs/decisions/0024)",
     )
     challengers: str = _setting("logistic", "models that only watch, separated by commas; or none")
     l1: float = _setting(0.0, "weights of a model that gain less than this stay at 0")

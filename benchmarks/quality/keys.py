@@ -1,8 +1,10 @@
 """What a row's result depends on, as one short key: a row with the same key need not run again.
 
-Code counts by what it does: comments, layout and docstrings may change.
+Code counts by what it does: comments, layout, docstrings and the help of settings may change.
 
 >>> code_of("x = 1  # one") == code_of("x = 1") != code_of("x = 2")
+True
+>>> code_of("l2 = _setting(1.0, 'pull')") == code_of("l2 = _setting(1.0, 'pull to 0')")
 True
 """
 
@@ -19,6 +21,8 @@ QUALITY = "benchmarks/quality"
 # What a table needs: the stream and, for the Handbook's features, how they are made.
 STREAM = ("schemas/*.toml", f"{QUALITY}/streams.py", "producers/simulator.py")
 OURS = ("models/**/*.py", "pipeline/*.py")
+# The command line decides nothing about a score.
+APART = ("pipeline/cli.py",)
 RIVAL = (f"{QUALITY}/refitted.py", f"{QUALITY}/online.py")
 CODE = {
     "handbook": (f"{QUALITY}/handbook_features.py", *RIVAL),
@@ -27,6 +31,8 @@ CODE = {
     "loop": (*OURS, *STREAM, *RIVAL, f"{QUALITY}/loop.py", "producers/closed_loop.py"),
     "cost": (*OURS, f"{QUALITY}/cost.py"),
 }
+# What declares a setting: its default, then its help.
+SETTING = "_setting"
 LIBRARIES = {
     "lightgbm": ("lightgbm",),
     "xgboost": ("xgboost-cpu",),
@@ -56,6 +62,8 @@ def code_of(source: str) -> str:
         first = body[0] if isinstance(body, list) and body else None
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
             first.value.value = ""
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == SETTING:
+            del node.args[1:]
     return ast.dump(tree)
 
 
@@ -66,7 +74,8 @@ def _file_code(path: Path) -> str:
 
 
 def _files(patterns: tuple[str, ...]) -> list[Path]:
-    return sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
+    apart = {ROOT / name for name in APART}
+    return sorted({path for pattern in patterns for path in ROOT.glob(pattern)} - apart)
 
 
 def _libraries(row: Row) -> tuple[str, ...]:
