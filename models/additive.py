@@ -43,7 +43,7 @@ from models.ftrl import (
     score_rows,
     scores_of,
 )
-from models.losses import AMOUNT, LOG_LOSS, Loss, correct_contributions, shifts_of, uncorrected
+from models.losses import LOG_LOSS, Loss, correct_contributions, uncorrected
 from models.options import ModelOptions
 from models.pairs import PAIR_CELLS, Pairs
 from models.sampling import Sample
@@ -171,7 +171,7 @@ class Additive(ArrayModel):
             self._coordinates(rows),
             self._pairs.pairs,
             centres,
-            self._shifts(rows),
+            self._loss.shifts(rows, self._names),
             self._cells,
             self._rates,
             self._loss.values,
@@ -182,7 +182,7 @@ class Additive(ArrayModel):
     def scores(self, features: Float32s) -> Floats:
         """Give the scores alone, where nobody asks why; the same bits as `score` gives."""
         rows = self._checked(features)
-        coordinates, shifts = self._coordinates(rows), self._shifts(rows)
+        coordinates, shifts = self._coordinates(rows), self._loss.shifts(rows, self._names)
         return scores_of(coordinates, shifts, self._cells, self._rates, self._loss.values)
 
     def tick(self, hour: int) -> None:
@@ -242,12 +242,8 @@ class Additive(ArrayModel):
     def _learn_rows(
         self, coordinates: Int32s, rows: Float32s, is_fraud: Int8s, weights: Floats
     ) -> Floats:
-        shifts, rates, loss = self._shifts(rows), self._rates, self._loss.values
+        shifts, rates, loss = self._loss.shifts(rows, self._names), self._rates, self._loss.values
         return learn_rows(coordinates, is_fraud, weights, shifts, self._cells, rates, loss)
-
-    def _shifts(self, rows: Float32s) -> Floats:
-        amount = self._names.index(AMOUNT) if AMOUNT in self._names else -1
-        return shifts_of(rows, amount, self._loss.values)
 
     def _cut(self) -> None:
         """Cut the bins anew by the samples, keep what was learned, and look for pairs.

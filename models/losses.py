@@ -26,6 +26,7 @@ Charoenphakdee et al., On Focal Loss for Class-Posterior Probability Estimation,
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Self
 
@@ -108,6 +109,11 @@ class Loss:
         """Refuse costs where no amount is known."""
         if self.kind == "cost" and AMOUNT not in names:
             raise SettingError("loss 'cost' needs amounts, and the schema has none: choose another")
+
+    def shifts(self, rows: Float32s, names: Sequence[str]) -> Floats:
+        """Give `shift_of` each row of a model of these features."""
+        amount = names.index(AMOUNT) if AMOUNT in names else -1
+        return shifts_of(rows, amount, self.values)
 
     def header(self) -> Header:
         """Give the loss as part of a model's state."""

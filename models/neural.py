@@ -20,14 +20,13 @@ import numpy as np
 from models import states
 from models.compiled import Float32s, Floats, Int8s, kernel
 from models.contract import Arrays, Header, Scored, limited, score_of
+from models.hashing import splitmix64
 from models.losses import (
-    AMOUNT,
     LOG_LOSS,
     Loss,
     correct_contributions,
     corrected,
     gradient,
-    shifts_of,
     uncorrected,
 )
 from models.options import ModelOptions
@@ -246,10 +245,7 @@ def first_weights(count: int, first: int, seed: int) -> Floats:
     for row in range(count):
         for unit in range(HIDDEN):
             number = np.uint64((first + row) * HIDDEN + unit) + np.uint64(seed) * np.uint64(1 << 32)
-            mixed = (number + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)  # splitmix64
-            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            mixed ^= mixed >> np.uint64(31)
+            mixed = splitmix64(number + np.uint64(1))
             weights[row, unit] = np.float64(mixed >> np.uint64(11)) / 4503599627370496.0 - 1.0
     return weights
 
@@ -353,7 +349,7 @@ class Neural(ArrayModel):
         return self._scores(self._checked(features))
 
     def _scores(self, rows: Float32s) -> Floats:
-        shifts, loss = self._shifts(rows), self._loss.values
+        shifts, loss = self._loss.shifts(rows, self._names), self._loss.values
         return scores_of(rows, shifts, self._cells[WEIGHTS], self._scaler.cells, loss)
 
     def learn(self, features: Float32s, is_fraud: Int8s, weights: Floats) -> Floats:
@@ -364,7 +360,7 @@ class Neural(ArrayModel):
             rows,
             is_fraud,
             weights,
-            self._shifts(rows),
+            self._loss.shifts(rows, self._names),
             self._learned,
             self._cells,
             self._scaler.cells,
@@ -373,10 +369,6 @@ class Neural(ArrayModel):
         )
         self._learned += len(rows)
         return scores
-
-    def _shifts(self, rows: Float32s) -> Floats:
-        amount = self._names.index(AMOUNT) if AMOUNT in self._names else -1
-        return shifts_of(rows, amount, self._loss.values)
 
     def _add_columns(self, count: int) -> None:
         """Make room for that many more features."""

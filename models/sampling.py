@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from models import states
 from models.compiled import Float32s, Floats, Int8s, kernel
 from models.contract import Arrays
+from models.hashing import splitmix64
 
 
 @kernel
@@ -27,11 +28,8 @@ def places_of(first: int, count: int, size: int, span: int) -> NDArray[np.int64]
         number = first + example
         if number < size:
             places[example] = number
-        else:  # the hash is splitmix64
-            mixed = np.uint64(number) * np.uint64(0x9E3779B97F4A7C15)
-            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            mixed ^= mixed >> np.uint64(31)
+        else:
+            mixed = splitmix64(np.uint64(number))
             places[example] = np.int64(mixed % np.uint64(min(number + 1, span)))
     return places
 

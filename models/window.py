@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.compiled import Float32s, Floats, Int8s, kernel
+from models.hashing import splitmix64
 
 # Half of the examples at each level: beyond this nothing would be left of any stream.
 LEVEL_MAX = 40
@@ -44,10 +45,7 @@ def places_kept(
     places = np.empty(len(numbers), np.int64)
     kept = 0
     for place in range(len(numbers)):
-        mixed = np.uint64(numbers[place]) * np.uint64(0x9E3779B97F4A7C15)  # splitmix64
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed ^= mixed >> np.uint64(31)
+        mixed = splitmix64(np.uint64(numbers[place]))
         level = fraud if is_fraud[place] == 1 else genuine
         if mixed >> np.uint64(64 - LEVEL_MAX) < np.uint64(1) << np.uint64(LEVEL_MAX - level):
             places[kept] = place
