@@ -28,6 +28,7 @@ from models.bins import (
 )
 from models.compiled import Float32s, Floats, Int8s, Int32s
 from models.contract import Arrays, Header, Scored, limited
+from models.doubling import next_doubling
 from models.ftrl import (
     BIAS,
     CELL_SIZE,
@@ -343,5 +344,4 @@ def next_cut(learned: int) -> int:
     >>> [next_cut(learned) for learned in (0, 31, 32, 40_000, 100_000, 140_000)]
     [32, 32, 64, 65536, 131072, 196608]
     """
-    doubled = max(FIRST_CUT, 1 << learned.bit_length())
-    return min(doubled, (learned // CUT_DISTANCE_MAX + 1) * CUT_DISTANCE_MAX)
+    return next_doubling(learned, first=FIRST_CUT, distance_max=CUT_DISTANCE_MAX)

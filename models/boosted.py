@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from models import states
 from models.compiled import Float32s, Floats, Int8s, kernel
 from models.contract import Arrays, Header, Scored, limited
+from models.doubling import next_doubling
 from models.options import ModelOptions
 from models.refit import Growth, Refit
 from models.trees import Trees, no_trees, scores_of
@@ -349,8 +350,7 @@ def next_due(learned: int) -> int:
     >>> [next_due(learned) for learned in (0, 63, 64, 40_000, 100_000, 140_000)]
     [64, 64, 128, 65536, 131072, 196608]
     """
-    doubled = max(FIRST_DUE, 1 << learned.bit_length())
-    return min(doubled, (learned // DUE_DISTANCE_MAX + 1) * DUE_DISTANCE_MAX)
+    return next_doubling(learned, first=FIRST_DUE, distance_max=DUE_DISTANCE_MAX)
 
 
 @kernel

@@ -78,6 +78,24 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """The judged events of a run with the scores of one model; all columns of one length.
+
+    Parameters
+    ----------
+    frauds_known
+        Time and card of all frauds, those before the judged period as well.
+    """
+
+    scores: Floats
+    is_fraud: Bools
+    event_time_ms: Ints
+    card: Ints
+    amount_minor: Ints
+    frauds_known: tuple[Ints, Ints]
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
     """The quality of one stretch of a run; `first` and `last` are row numbers, inclusive."""
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine import Decisions
-from pipeline.evaluation import Quality, evaluate
+from pipeline.evaluation import Measured, Quality, evaluate
 from pipeline.numbering import numbers_of
 from pipeline.quality.budget import ALERTS_A_DAY
 
@@ -61,6 +61,18 @@ class ScoreColumns:
         if end_ms is not None:
             judged &= self.event_time_ms < end_ms
         return judged
+
+    def of_model(self, name: str, rows: NDArray[np.bool_]) -> Measured:
+        """Give these rows with the scores of one model."""
+        frauds = self.is_fraud == 1
+        return Measured(
+            scores=self.scores[name][rows],
+            is_fraud=frauds[rows],
+            event_time_ms=self.event_time_ms[rows],
+            card=self.card[rows],
+            amount_minor=self.amount_minor[rows],
+            frauds_known=(self.event_time_ms[frauds], self.card[frauds]),
+        )
 
 
 class ScoreLog:
@@ -115,16 +127,17 @@ class ScoreLog:
         log = self.columns()
         if log is None:
             return {}
-        judged, frauds = log.measured(start_ms, end_ms), log.is_fraud == 1
+        rows = log.measured(start_ms, end_ms)
+        judged = {name: log.of_model(name, rows) for name in log.scores}
         return {
             name: evaluate(
-                scores[judged],
-                frauds[judged],
-                event_time_ms=log.event_time_ms[judged],
-                card=log.card[judged],
-                amount_minor=log.amount_minor[judged],
-                frauds_known=(log.event_time_ms[frauds], log.card[frauds]),
+                found.scores,
+                found.is_fraud,
+                event_time_ms=found.event_time_ms,
+                card=found.card,
+                amount_minor=found.amount_minor,
+                frauds_known=found.frauds_known,
                 alerts_a_day=alerts_a_day,
             )
-            for name, scores in log.scores.items()
+            for name, found in judged.items()
         }

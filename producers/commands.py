@@ -48,6 +48,11 @@ class Duration(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+def moment_ms(moment: datetime | None) -> int | None:
+    """Give a moment as it was typed, in UTC, in milliseconds since 1970."""
+    return None if moment is None else int(moment.replace(tzinfo=UTC).timestamp() * 1000)
+
+
 class _Days(click.ParamType):
     name = "day,day"
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from pipeline.reporting.run_log import RunLog
 from pipeline.schema import Schema, load_schema
 from producers.batch import EventBatch
 from producers.closed_loop import ClosedLoop
-from producers.commands import Duration, simulated_events, world_of, world_options
+from producers.commands import Duration, moment_ms, simulated_events, world_of, world_options
 from producers.datasets import column_names, count_rows, read_events
 from producers.loop_options import closed_loop_option, loop_of, loop_options
 from producers.replay_answer import as_json as json_of
@@ -113,8 +112,8 @@ def _plan(
         settings = replace(settings, model=snapshot.model.name, challengers="none")
     options = ReplayOptions(
         others["label_delay"],
-        _milliseconds(others["start"]),
-        _milliseconds(others["end"]),
+        moment_ms(others["start"]),
+        moment_ms(others["end"]),
         others["alerts_a_day"],
     )
     schema = load_schema(settings.schema)
@@ -140,10 +139,6 @@ def _plan(
         world=_closed_loop(options, others),
         log=_run_log(schema, options) if with_log else None,
     )
-
-
-def _milliseconds(moment: datetime | None) -> int | None:
-    return None if moment is None else int(moment.replace(tzinfo=UTC).timestamp() * 1000)
 
 
 def _events(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from pipeline.reporting.words import moment_text
 from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
 from pipeline.version_fold import VersionFold, split_version
-from producers.commands import Duration
+from producers.commands import Duration, moment_ms
 from producers.datasets import read_events
 from stack.connections import current_settings, kafka_servers_of
 
@@ -67,7 +67,7 @@ def mistakes(
     settings = current_settings()
     schema = load_schema(settings.schema)
     costs = Costs(settings.decline_cost_minor, settings.decline_cost_share)
-    ledger = Ledger(costs, limit=top, start_ms=_milliseconds(start), end_ms=_milliseconds(end))
+    ledger = Ledger(costs, limit=top, start_ms=moment_ms(start), end_ms=moment_ms(end))
     if file is not None:
         found = _replayed(file, schema, settings, ledger, label_delay)
     else:
@@ -77,10 +77,6 @@ def mistakes(
             click.echo(msgspec.json.encode(item).decode())
     else:
         _show(ledger.totals, found, schema.minor_digits)
-
-
-def _milliseconds(moment: datetime | None) -> int | None:
-    return None if moment is None else int(moment.replace(tzinfo=UTC).timestamp() * 1000)
 
 
 def _narrator(kernel: FeatureKernel, settings: Settings) -> Narrator:

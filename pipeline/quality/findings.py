@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from models.contract import Model
 from pipeline.durations import DAY_MS
+from pipeline.evaluation import Measured
 from pipeline.quality.folds import FoldNumber, Folds
 from pipeline.quality.groups import (
     GroupColumn,
@@ -21,7 +22,7 @@ from pipeline.quality.groups import (
     scenario_recalls,
     segments,
 )
-from pipeline.quality.intervals import Interval, Measured, bootstrap_by_day
+from pipeline.quality.intervals import Interval, bootstrap_by_day
 from pipeline.quality.learning import LearningStep, learning_curve
 from pipeline.quality.overfitting import GaugeReading, OverfittingGauge
 from pipeline.quality.what_if import Thresholds, WhatIf, sweep, what_if
@@ -102,7 +103,7 @@ def findings_of(
         return Findings(intervals={}, costs=costs)
     watch.gauge.read()
     measured = log.measured(options.start_ms, options.end_ms)
-    judged = {name: _measured(log, name, measured) for name in log.scores}
+    judged = {name: log.of_model(name, measured) for name in log.scores}
     champion = judged[settings.model]
     groups = {
         field: GroupColumn(column.names, column.code[log.row[measured]])
@@ -134,18 +135,6 @@ def findings_of(
         else watch.folds.quality(
             log, options.start_ms, options.end_ms, alerts_a_day=options.alerts_a_day
         ),
-    )
-
-
-def _measured(log: ScoreColumns, name: str, rows: NDArray[np.bool_]) -> Measured:
-    frauds = log.is_fraud == 1
-    return Measured(
-        scores=log.scores[name][rows],
-        is_fraud=frauds[rows],
-        event_time_ms=log.event_time_ms[rows],
-        card=log.card[rows],
-        amount_minor=log.amount_minor[rows],
-        frauds_known=(log.event_time_ms[frauds], log.card[frauds]),
     )
 
 

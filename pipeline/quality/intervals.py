@@ -21,6 +21,7 @@ from scipy.stats import binomtest
 from models.compiled import kernel
 from pipeline.durations import DAY_MS
 from pipeline.evaluation import (
+    Measured,
     card_precisions,
     equal_mass,
     equal_width,
@@ -48,24 +49,6 @@ class Interval:
 
     low: float
     high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """The judged events of a run with the scores of one model; all columns of one length.
-
-    Parameters
-    ----------
-    frauds_known
-        Time and card of all frauds, those before the judged period as well.
-    """
-
-    scores: Floats
-    is_fraud: Bools
-    event_time_ms: Ints
-    card: Ints
-    amount_minor: Ints
-    frauds_known: tuple[Ints, Ints]
 
 
 def wilson(hits: int, trials: int) -> Interval | None:
