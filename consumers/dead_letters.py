@@ -1,5 +1,6 @@
 """Dead letters: input that could not be processed, kept whole with place and reason."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.commit import OutboxRecord
@@ -20,10 +21,11 @@ class InputRecord:
     key: bytes | None
     value: bytes | None
     timestamp_ms: int | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
 
 
 def dead_letter(record: InputRecord, problem: Problem, *, stage: str) -> OutboxRecord:
-    """Give the dead letter of a record: its bytes unchanged, card numbers masked, and why."""
+    """Give a record's dead letter: bytes and headers as they came, card numbers masked, and why."""
     value = None if record.value is None else mask_card_numbers(record.value)
     key = None if record.key is None else mask_card_numbers(record.key)
     said = {
@@ -38,4 +40,4 @@ def dead_letter(record: InputRecord, problem: Problem, *, stage: str) -> OutboxR
     if (value, key) != (record.value, record.key):
         said["masked"] = "card numbers"
     headers = [(HEADER + name, text.encode()[:MESSAGE_BYTES_MAX]) for name, text in said.items()]
-    return OutboxRecord(DEAD_LETTERS, record.partition, key, value, headers)
+    return OutboxRecord(DEAD_LETTERS, record.partition, key, value, [*record.headers, *headers])

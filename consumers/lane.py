@@ -137,7 +137,12 @@ class Lane:
             return None, is_hole
         records = [
             InputRecord(
-                *self.tp, record.offset, record.key, record.value, timestamp_ms=record.timestamp
+                *self.tp,
+                record.offset,
+                record.key,
+                record.value,
+                timestamp_ms=record.timestamp,
+                headers=record.headers,
             )
             for record in joined.records
         ]

@@ -38,6 +38,7 @@ LOCK = "stack.lock"
 LOCK_SECONDS_MAX = 120.0
 READY_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.02
+START_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +133,7 @@ class Stack:
         with self._locked():
             earlier = set(self._started)
             try:
-                self._start_missing()
-                endpoints = find_endpoints(self._state_dir)
-                if endpoints is None:
-                    raise StackError(f"a server ended right after its start: see {self._state_dir}")
+                endpoints = self._started_endpoints()
                 create_topics(endpoints.kafka_servers, self._settings)
             except BaseException:
                 self._stop(set(self._started) - earlier)
@@ -155,6 +153,15 @@ class Stack:
         record = _read(self._state_dir)
         known = dict.fromkeys((broker.NAME, store_server.NAME, *record.servers))
         return [_status(name, record.servers.get(name)) for name in known]
+
+    def _started_endpoints(self) -> Endpoints:
+        # One that was being killed may have been counted as running: then it is seen missing now.
+        for _ in range(START_ATTEMPTS):
+            self._start_missing()
+            endpoints = find_endpoints(self._state_dir)
+            if endpoints is not None:
+                return endpoints
+        raise StackError(f"a server ended right after its start: see {self._state_dir}")
 
     def _start_missing(self) -> None:
         record = _read(self._state_dir)

@@ -22,6 +22,7 @@ class Fetched:
     key: bytes | None = None
     value: bytes | None = None
     timestamp: int = 0
+    headers: Sequence[tuple[str, bytes]] = ()
 
 
 def chunk(asked: int, *offsets: int) -> Chunk:
