@@ -15,7 +15,9 @@ One script applies a commit: it compares the position and then makes all changes
 All keys are of one primary: a commit may touch any of them.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
@@ -27,6 +29,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from pipeline.commit import Change, Stored, UnknownResultError
 from pipeline.errors import SettingError
+
+T = TypeVar("T")
 
 COMMAND_SECONDS_MAX = 5.0
 
@@ -151,13 +155,38 @@ return found
 """
 
 
-def connect(url: str, *, retries: int) -> Redis:
-    """Open a connection pool; a command whose connection fails is sent again `retries` times."""
+class _RetryFor(Retry):
+    """Sends a command whose connection fails again, for so many seconds from its first failure."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(ExponentialWithJitterBackoff(base=0.05, cap=1.0), retries=-1)
+        self._seconds = seconds
+
+    async def call_with_retry(
+        self,
+        do: Callable[[], Awaitable[T]],
+        fail: Callable[..., Any],
+        is_retryable: Callable[[Exception], bool] | None = None,
+        with_failure_count: bool = False,
+    ) -> T:
+        """Call; the client's own judgement of an error counts as well."""
+        deadline: float | None = None
+
+        def in_time(error: Exception) -> bool:
+            nonlocal deadline
+            deadline = deadline or time.monotonic() + self._seconds
+            return time.monotonic() < deadline and (is_retryable is None or is_retryable(error))
+
+        return await super().call_with_retry(do, fail, in_time, with_failure_count)
+
+
+def connect(url: str, *, retry_seconds: float) -> Redis:
+    """Open a connection pool; a command whose connection fails is sent again for so long."""
     return Redis.from_url(
         url,
         socket_timeout=COMMAND_SECONDS_MAX,
         socket_connect_timeout=COMMAND_SECONDS_MAX,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), retries),
+        retry=_RetryFor(retry_seconds),
     )
 
 
@@ -177,9 +206,9 @@ class RedisStore:
 
     def __init__(self, url: str, *, retry_seconds_max: float) -> None:
         self._url = _without_password(url)
-        self.redis = connect(url, retries=max(1, round(retry_seconds_max)))
+        self.redis = connect(url, retry_seconds=retry_seconds_max)
         # A commit that is sent again after a time-out would be refused by its own first success.
-        self._once = connect(url, retries=0)
+        self._once = connect(url, retry_seconds=0.0)
         self._script = self._once.register_script(COMMIT_SCRIPT)
         self._entries = self.redis.register_script(ENTRIES_SCRIPT)
 
