@@ -140,6 +140,19 @@ class ChunkConsumer(driver.Consumer):
             self.owner.end_process(error)
             raise
 
+    async def unread(self) -> Mapping[TP, int]:
+        """Give how many records of each assigned partition have not been fetched yet."""
+        consumer = self._thread._ensure_consumer()  # noqa: SLF001 - there is no other door
+
+        async def count() -> dict[TP, int]:
+            # The client's own position passes what it hands over to nobody: markers at the end.
+            places = list(consumer.assignment())
+            ends = await consumer.end_offsets(places)
+            return {TP(*place): ends[place] - await consumer.position(place) for place in places}
+
+        counted: Mapping[TP, int] = await self._thread.call_thread(count)
+        return counted
+
     async def read_again(self, tp: TP, offset: int) -> None:
         """Fetch a partition again from an offset."""
         async with self._fetching:

@@ -17,7 +17,9 @@ from rich.table import Table
 from consumers.monitor import run_monitor
 from consumers.review_queue import ReviewQueue, send_label
 from consumers.trainer import Trainer
+from consumers.watchdog import end_soon
 from consumers.worker import Worker
+from pipeline.health import Health
 from pipeline.metrics import metrics_endpoint, trainer_registry, worker_registry
 from pipeline.records import DecisionRecord
 from pipeline.schema import Schema, load_schema
@@ -32,7 +34,7 @@ def _parts() -> tuple[Settings, Schema, Endpoints]:
 
 
 def _serving(
-    registry: CollectorRegistry, job: str, settings: Settings
+    registry: CollectorRegistry, job: str, settings: Settings, health: Health
 ) -> AbstractContextManager[int]:
     return metrics_endpoint(
         registry,
@@ -40,6 +42,7 @@ def _serving(
         state_dir=settings.state_dir,
         host=settings.metrics_host,
         port=settings.metrics_port,
+        health=health,
     )
 
 
@@ -57,7 +60,8 @@ def worker() -> None:
     settings, schema, endpoints = _parts()
     servers = {"kafka_servers": endpoints.kafka_servers, "redis_url": endpoints.redis_url}
     process = Worker(settings, schema, **servers)
-    with _serving(worker_registry(process.counts), "worker", settings) as port:
+    health = Health(live=process.stalls, ready=process.problems)
+    with _serving(worker_registry(process.counts), "worker", settings, health) as port:
         asyncio.run(process.run(lambda: _ready("worker", port, settings)))
 
 
@@ -65,19 +69,25 @@ def worker() -> None:
 def trainer() -> None:
     """Learn from labels, one by one, and publish versions of the models.
 
-    One at a time: a second trainer is refused, and ends.
+    One at a time: a second trainer stands by, and goes on where the first ends.
     """
     settings, schema, endpoints = _parts()
     servers = {"kafka_servers": endpoints.kafka_servers, "redis_url": endpoints.redis_url}
     process = Trainer(settings, schema, **servers)
-    with _serving(trainer_registry(process.counts), "trainer", settings) as port:
+    health = Health(ready=process.problems)
+    with _serving(trainer_registry(process.counts), "trainer", settings, health) as port:
         asyncio.run(_until_stopped(process, lambda: _ready("trainer", port, settings)))
 
 
 async def _until_stopped(process: Trainer, on_ready: Callable[[], None]) -> None:
     stop = asyncio.Event()
+
+    def end() -> None:
+        stop.set()
+        end_soon()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, end)
     await process.run(stop, on_ready)
 
 

@@ -71,6 +71,8 @@ class Lane:
         self._chunks: deque[Chunk] = deque()
         self._task: asyncio.Task[None] | None = None
         self._has_ended = False
+        # Whether the part had no room for what came: then it waits for something else to happen.
+        self.is_full = False
         # A batch, a tick and a recovery of one partition must not interleave.
         self.lock = asyncio.Lock()
 
@@ -119,6 +121,7 @@ class Lane:
                 chunks = list(self._chunks)
                 self._chunks.clear()
                 left, is_hole = await self._work(chunks)
+                self.is_full = left is not None
                 if left is not None:
                     self._chunks.appendleft(left)
             worked = sum(len(chunk.records) for chunk in chunks)

@@ -3,8 +3,11 @@
 It folds the `training` log: test, then train, in the order of the log. One commit holds the
 training offset, the rows it changed and the snapshots to publish (`pipeline/commit.py`). A restart
 reads the newest snapshot, folds again from there to the committed offset for the models alone,
-since the rows hold those examples already, and goes on. A second trainer is refused at its first
-commit and ends.
+since the rows hold those examples already, and goes on.
+
+A second trainer stands by (`consumers/lease.py`): it folds what the first has committed, compares
+its own snapshots with those, byte for byte, and goes on where the first ended. Whoever is refused,
+or has lost the lease, stands by as well.
 """
 
 import asyncio
@@ -22,14 +25,16 @@ from typing import Any
 import msgspec
 from kafka import KafkaConsumer, TopicPartition
 
+from consumers.lease import Lease
 from consumers.model_feed import CHAMPION_KEY, Champion, WindowPlace
 from consumers.model_topic import read_models
 from consumers.outbox_publisher import OutboxPublisher
 from consumers.redis_store import RedisStore, as_bytes
+from consumers.watchdog import keep_watching_the_loop
 from models import check_kept, make_model
 from models.contract import Model
 from models.snapshot import Snapshot, decode, encode
-from pipeline.commit import Change, Input, OutboxRecord
+from pipeline.commit import Change, Input, OutboxRecord, Stored, decode_outbox
 from pipeline.counts import TrainerCounts
 from pipeline.engine import Version
 from pipeline.errors import CommitError, SnapshotError
@@ -45,6 +50,8 @@ from pipeline.warm_up import warm_up
 logger = logging.getLogger(__name__)
 
 POLL_MS = 100
+# How often a trainer that stands by looks at what the other has done.
+STANDBY_SECONDS = 1.0
 BATCH_EXAMPLES_MAX = 2_000
 # Beyond so many learned rows in memory the cache starts anew: a row is some 150 bytes.
 CACHED_ROWS_MAX = 1_000_000
@@ -66,40 +73,87 @@ class Trainer:
         self._entities = [item.name for item in schema.keyed]
         self._store = RedisStore(redis_url, retry_seconds_max=settings.retry_seconds_max)
         self._publisher = OutboxPublisher(kafka_servers)
+        owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._input = Input(
             self._store,
             self._publisher.publish,
             name=TRAINING,
-            owner=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+            owner=owner,
         )
+        self._lease = Lease(self._store.redis, TRAINING, owner)
         self._learner = self._new_learner(self._fresh_models(), {})
         self._places = Places()
         self._versions: OrderedDict[str, None] = OrderedDict()
         self._steps = 0
+        self._is_built = False
         self._published_at = 0.0
         self._published_offset = -1
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
-        """Fold the training log until stopped."""
+        """Fold the training log until stopped, or stand by while another does."""
         warm_up(self._schema, self._settings)
         await self._store.check()
         await self._publisher.start()
         consumer = _consumer(self._servers)
+        watching = asyncio.create_task(keep_watching_the_loop())
         try:
-            await self._restore(consumer)
+            await self._build(consumer)
+            self._is_built = True
             on_ready()
-            while not stop.is_set():
-                started = time.monotonic()
-                await self._step(consumer)
-                # A step costs a commit: what comes meanwhile is learned together.
-                until = started + self._settings.label_linger_seconds
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), max(0.0, until - time.monotonic()))
-            await self._publish_if_due(at_once=True)
+            while await self._stand_by(consumer, stop):
+                await self._work(consumer, stop)
+                if not stop.is_set():
+                    await self._build(consumer)
         finally:
+            watching.cancel()
+            await self._lease.release()
             consumer.close()
             await self._publisher.stop()
             await self._store.close()
+
+    def problems(self) -> list[str]:
+        """Say what speaks against counting on this trainer now."""
+        return [] if self._is_built else ["the models are being built"]
+
+    async def _stand_by(self, consumer: Any, stop: asyncio.Event) -> bool:
+        """Follow the trainer that is at work until it is gone; `False` when stopped before."""
+        while not stop.is_set():
+            if await self._lease.take():
+                return True
+            stored = await self._store.load(TRAINING)
+            await self._fold_to(consumer, _offset(stored.position))
+            self._compare(stored)
+            await _pause(stop, STANDBY_SECONDS)
+        return False
+
+    async def _work(self, consumer: Any, stop: asyncio.Event) -> None:
+        """Learn and commit until stopped, or until another was before us."""
+        position = await self._input.recover() or "0:0"
+        committed, self._steps = (int(part) for part in position.split(":"))
+        if committed < self._learner.offset:
+            return
+        await self._fold_to(consumer, committed)
+        self._versions = OrderedDict.fromkeys((await asyncio.to_thread(self._read_models))[0])
+        # From this step on whoever was at work before is refused.
+        if not await self._commit([], []):
+            return
+        keeping = asyncio.create_task(self._lease.keep())
+        self.counts.at_work = 1
+        logger.info("trainer at work: training_offset=%d", committed)
+        try:
+            is_ours = True
+            while is_ours and not (stop.is_set() or keeping.done()):
+                started = time.monotonic()
+                is_ours = await self._step(consumer)
+                # A step costs a commit: what comes meanwhile is learned together.
+                await _pause(stop, started + self._settings.label_linger_seconds - time.monotonic())
+            if stop.is_set() and is_ours:
+                await self._publish_if_due(at_once=True)
+        finally:
+            self.counts.at_work = 0
+            keeping.cancel()
+        if keeping.done() and not keeping.cancelled():
+            keeping.result()
 
     def _fresh_models(self) -> list[Model]:
         return [
@@ -110,32 +164,51 @@ class Trainer:
     def _new_learner(self, models: Sequence[Model], marks: dict[int, int]) -> Learner:
         return Learner(self._schema, self._kernel.schema_hash, models, marks)
 
-    async def _restore(self, consumer: Any) -> None:
-        """Stand where the store stands, with models folded to there."""
-        position = await self._input.recover() or "0:0"
-        committed, self._steps = (int(part) for part in position.split(":"))
+    async def _build(self, consumer: Any) -> None:
+        """Make the models anew: from the newest snapshots, folded to where the store stands."""
+        self._learner = self._new_learner(self._fresh_models(), {})
+        self._places = Places()
+        self._published_at, self._published_offset = 0.0, -1
+        committed = _offset((await self._store.load(TRAINING)).position)
         snapshots, pointer = await asyncio.to_thread(self._read_models)
         start = self._restored(snapshots, pointer, committed)
         place = TopicPartition(TRAINING, 0)
-        end = (await asyncio.to_thread(consumer.end_offsets, [place]))[place]
-        if end < committed:
-            raise CommitError(
-                f"the training log ends at {end}, but {committed} records of it were learned: "
-                "the topic was made anew, or Redis is that of another cluster"
-            )
         consumer.assign([place])
         consumer.seek(place, self._learner.offset)
+        await self._fold_to(consumer, committed)
+        logger.info("trainer built: training_offset=%d snapshot=%d", committed, start)
+
+    async def _fold_to(self, consumer: Any, committed: int) -> None:
+        """Learn up to an offset for the models alone: the rows hold those examples already."""
+        place = TopicPartition(TRAINING, 0)
+        if self._learner.offset < committed:
+            end = (await asyncio.to_thread(consumer.end_offsets, [place]))[place]
+            if end < committed:
+                raise CommitError(
+                    f"the training log ends at {end}, but {committed} records of it were learned: "
+                    "the topic was made anew, or Redis is that of another cluster"
+                )
         while self._learner.offset < committed:
             records = await self._poll(consumer, most=committed - self._learner.offset)
             await self._learn(self._learner.fresh(_examples(records)), records, profiles=False)
         self.counts.training_offset = self._learner.offset
-        logger.info("trainer ready: training_offset=%d snapshot=%d", committed, start)
+
+    def _compare(self, stored: Stored) -> None:
+        """Compare our versions with those that the trainer at work has just committed."""
+        records = decode_outbox(stored.outbox)
+        published = {record.key: record.value for record in records if record.topic == MODELS}
+        for name, value in self._versions_now() if published else ():
+            other = published.get(name.encode())
+            if other is None:
+                continue
+            self.counts.standby[other == value] += 1
+            if other != value:
+                logger.error("trainers disagree: version=%s is other bytes here", name)
 
     def _restored(
         self, snapshots: dict[str, Snapshot], pointer: Champion | None, committed: int
     ) -> int:
         """Take the models of the newest versions, if they are ours; gives their offset."""
-        self._versions = OrderedDict.fromkeys(snapshots)
         if pointer is None or pointer.training_offset > committed:
             return 0
         found = [snapshots.get(name) for name in (pointer.version, *pointer.challengers)]
@@ -173,19 +246,21 @@ class Trainer:
     async def _poll(self, consumer: Any, most: int = BATCH_EXAMPLES_MAX) -> list[Any]:
         return await asyncio.to_thread(_polled, consumer, min(most, BATCH_EXAMPLES_MAX))
 
-    async def _step(self, consumer: Any) -> None:
+    async def _step(self, consumer: Any) -> bool:
+        """Learn what has come; `False` if the commit was refused."""
         records = await self._poll(consumer)
         if not records:
-            await self._publish_if_due()
-            return
+            return await self._publish_if_due()
         started = time.perf_counter()
         before = self._learner.counts.copy()
         fresh = self._learner.fresh(_examples(records))
         await self._load_rows(fresh)
         await self._learn(fresh, records)
-        await self._commit(self._row_changes(fresh), self._due_records())
+        if not await self._commit(self._row_changes(fresh), self._due_records()):
+            return False
         self._count(fresh, time.perf_counter() - started)
         self.counts.duplicates += self._learner.counts["duplicate"] - before["duplicate"]
+        return True
 
     async def _learn(
         self, fresh: list[TrainingExample], records: list[Any], *, profiles: bool = True
@@ -196,23 +271,25 @@ class Trainer:
             self._learner.profiles.offset = records[-1].offset + 1
             self._places.note(self._learner.place)
 
-    async def _publish_if_due(self, *, at_once: bool = False) -> None:
+    async def _publish_if_due(self, *, at_once: bool = False) -> bool:
         if at_once:
             self._published_at = 0.0
         records = self._due_records()
-        if records:
-            await self._commit([], records)
+        return not records or await self._commit([], records)
 
-    async def _commit(self, changes: list[Change], records: list[OutboxRecord]) -> None:
+    async def _commit(self, changes: list[Change], records: list[OutboxRecord]) -> bool:
         # Every step has a position of its own, so that one that only publishes is fenced as well.
         self._steps += 1
         position = f"{self._learner.offset}:{self._steps}"
         if not await self._input.commit(position, records, changes):
-            raise CommitError("another trainer is at work: this one was refused, and ends")
+            logger.warning("another trainer is at work: this one was refused, and stands by")
+            self.counts.refused += 1
+            return False
         if records:
             self._published_at = time.monotonic()
             self._published_offset = self._learner.offset
             self.counts.snapshots += len(self._names)
+        return True
 
     async def _load_rows(self, examples: Sequence[TrainingExample]) -> None:
         """Fetch the rows that are to change and are not in memory."""
@@ -254,20 +331,29 @@ class Trainer:
             return []
         return list(self._snapshot_records())
 
+    def _versions_now(self) -> Iterator[tuple[str, bytes]]:
+        """Give the models as they are, as versions: name and snapshot."""
+        offset = self._learner.offset
+        for model in self._learner.models:
+            version = Version(model, offset)
+            yield (
+                version.name,
+                encode(
+                    model,
+                    version=version.name,
+                    training_offset=offset,
+                    schema_hash=self._kernel.schema_hash,
+                ),
+            )
+
     def _snapshot_records(self) -> Iterator[OutboxRecord]:
         offset = self._learner.offset
-        versions = [Version(model, offset) for model in self._learner.models]
-        for version in versions:
-            value = encode(
-                version.model,
-                version=version.name,
-                training_offset=offset,
-                schema_hash=self._kernel.schema_hash,
-            )
-            self._versions[version.name] = None
-            self._versions.move_to_end(version.name)
-            yield OutboxRecord(MODELS, 0, version.name.encode(), value)
-        champion, *challengers = (version.name for version in versions)
+        versions = dict(self._versions_now())
+        for name, value in versions.items():
+            self._versions[name] = None
+            self._versions.move_to_end(name)
+            yield OutboxRecord(MODELS, 0, name.encode(), value)
+        champion, *challengers = versions
         pointer = Champion(
             champion, challengers, offset, _texts(self._learner.marks), self._window_place()
         )
@@ -288,6 +374,15 @@ class Trainer:
             self.counts.learned[example.source, example.verdict] += 1
         self.counts.training_offset = self._learner.offset
         self.counts.batch_seconds, self.counts.batch_events = seconds, len(examples)
+
+
+def _offset(position: str | None) -> int:
+    return int((position or "0").partition(":")[0])
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), max(0.0, seconds))
 
 
 def _texts(marks: dict[int, int]) -> dict[str, int]:

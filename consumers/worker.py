@@ -14,13 +14,13 @@ import secrets
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import faust
+from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from consumers.chunks import ChunkConsumer
@@ -32,6 +32,12 @@ from consumers.outcome_reader import OutcomeReader
 from consumers.redis_store import RedisStore
 from consumers.scorer import Parts, Scorer
 from consumers.timing import timed
+from consumers.watchdog import (
+    Progress,
+    Watchdog,
+    end_soon,
+    keep_watching_the_loop,
+)
 from pipeline.commit import OutboxRecord
 from pipeline.counts import WorkerCounts
 from pipeline.errors import CommitError, FraudstreamError
@@ -51,10 +57,8 @@ INPUTS: dict[str, type[Scorer] | type[Labeller] | type[OutcomeReader]] = {
 }
 # The last decisions are indexed, labels that wait and decisions that mature looked at, this often.
 TICK_SECONDS = 0.5
-# A stop that takes longer than this is a stop that hangs; the store makes a sudden end safe.
-STOP_SECONDS_MAX = 8.0
-# Longer than a store or a broker may take to answer, or to come back.
-STALL_SECONDS_MAX = 60.0
+# Kafka is asked how much lies unread this often, and may take so long to answer.
+UNREAD_SECONDS, UNREAD_SECONDS_MAX = 5.0, 5.0
 # Two threads take turns for every fetch; Python's own 5 ms would be felt in every latency.
 SWITCH_SECONDS = 0.0005
 # Records fetched at once; a batch is cut from them.
@@ -91,7 +95,10 @@ class Worker:
             owner=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         )
         self._lanes: dict[TP, Lane] = {}
-        self._moved_commits, self._moved_at = 0, time.monotonic()
+        self._watchdog = Watchdog()
+        self._unread: Mapping[TP, int] = {}
+        self._unread_is_known, self._unread_at = True, -UNREAD_SECONDS
+        self._has_begun = False
         self._app = self._build_app(kafka_servers)
 
     @property
@@ -113,7 +120,11 @@ class Worker:
         await self._publisher.start()
         await self._publisher.check_partitions(tuple(INPUTS), self._settings.partitions)
         await self._feed.start()
-        tasks = [self._guarded(self._feed.follow()), self._guarded(self._tick())]
+        tasks = [
+            self._guarded(self._feed.follow()),
+            self._guarded(self._tick()),
+            keep_watching_the_loop(),
+        ]
         running = [asyncio.create_task(task) for task in tasks]
         await self._app.start()
         on_ready()
@@ -123,10 +134,7 @@ class Worker:
         )
         if not stop.is_set():
             self.end_process(self._app.crash_reason or CommitError("Faust has stopped"))
-        # A client that waits for a broker hears no cancellation, and its thread outlives the loop.
-        limit = threading.Timer(STOP_SECONDS_MAX, os._exit, (1,))
-        limit.daemon = True
-        limit.start()
+        end_soon()
         await self._stop(running)
 
     async def _publish(self, records: Sequence[OutboxRecord]) -> Sequence[int]:
@@ -218,7 +226,7 @@ class Worker:
             if tp not in self._lanes:
                 self._lanes[tp] = self._lane(tp)
         offsets = {tp: await self._lanes[tp].recover() for tp in assigned}
-        self._moved_at = time.monotonic()
+        self._has_begun = True
         logger.info("assigned: partitions=%s", self.partitions)
         return offsets
 
@@ -249,21 +257,47 @@ class Worker:
             finished=self._finished,
         )
 
-    def _watch(self) -> None:
+    def problems(self) -> list[str]:
+        """Say what speaks against giving work to this worker now."""
+        return self._watchdog.problems() if self._has_begun else ["no partitions were assigned yet"]
+
+    def stalls(self) -> list[str]:
+        """Say what has got nowhere for so long that the process had better end."""
+        return self._watchdog.stalled()
+
+    async def _watch(self) -> None:
         """End a process that has work and gets nowhere; another takes over."""
-        commits = self.counts.commits
-        is_working = any(lane.is_working for lane in self._lanes.values())
-        if commits != self._moved_commits or not (is_working or self._app.rebalancing):
-            self._moved_commits, self._moved_at = commits, time.monotonic()
-        elif time.monotonic() - self._moved_at > STALL_SECONDS_MAX:
-            self.end_process(CommitError(f"nothing was committed for {STALL_SECONDS_MAX:.0f} s"))
+        if time.monotonic() - self._unread_at >= UNREAD_SECONDS:
+            await self._count_unread()
+        partitions = {
+            f"{tp.topic}:{tp.partition}": Progress(lane.part.position, self._has_work(tp, lane))
+            for tp, lane in list(self._lanes.items())
+        }
+        partitions["the client of Kafka"] = Progress(None, not self._unread_is_known)
+        self._watchdog.look(partitions, is_rebalancing=self._app.rebalancing)
+        for stall in self._watchdog.stalled():
+            self.end_process(CommitError(stall))
+
+    def _has_work(self, tp: TP, lane: Lane) -> bool:
+        return not lane.is_full and (lane.is_working or self._unread.get(tp, 0) > 0)
+
+    async def _count_unread(self) -> None:
+        self._unread_at = time.monotonic()
+        try:
+            unread = await asyncio.wait_for(self._consumer.unread(), UNREAD_SECONDS_MAX)
+        except (TimeoutError, KafkaError) as error:
+            self._unread_is_known = False
+            logger.warning("Kafka did not say what lies unread: %r", error)
+            return
+        self._unread, self._unread_is_known = unread, True
+        self.counts.unread = {(tp.topic, tp.partition): count for tp, count in unread.items()}
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             for lane in list(self._lanes.values()):
                 await lane.tick()
-            self._watch()
+            await self._watch()
             await self._look()
 
     async def _look(self) -> None:

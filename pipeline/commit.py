@@ -107,7 +107,11 @@ class Input:
     async def recover(self) -> str | None:
         """Take over where the store stands (Rule R), and give the position."""
         stored = await self._store.load(self._name)
-        await self._publish_outbox(self._decoded(stored.outbox))
+        try:
+            records = decode_outbox(stored.outbox)
+        except CommitError as error:
+            raise CommitError(f"outbox of {self._name} is damaged: {error}") from error
+        await self._publish_outbox(records)
         self.position = stored.position
         return self.position
 
@@ -148,10 +152,12 @@ class Input:
                 return False
             # It did not happen, and nobody else was there: the same commit is as good as new.
 
-    def _decoded(self, outbox: bytes) -> list[OutboxRecord]:
-        if not outbox:
-            return []
-        try:
-            return _DECODER.decode(outbox).records
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise CommitError(f"outbox of {self._name} is damaged: {error}") from error
+
+def decode_outbox(outbox: bytes) -> list[OutboxRecord]:
+    """Give the records of an outbox as the store holds it; `CommitError` if it is damaged."""
+    if not outbox:
+        return []
+    try:
+        return _DECODER.decode(outbox).records
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CommitError(str(error)) from error

@@ -104,6 +104,8 @@ class WorkerCounts:
         Decisions that wait for a label now, and those that gave way at the limit.
     model_offset
         Training offset of the version in force; `None` before the first.
+    unread
+        Records that lie in Kafka and were not fetched yet, by topic and partition held.
     watermark_ms
         Highest event time by partition held; remove a partition that is revoked.
     stage_seconds
@@ -128,6 +130,7 @@ class WorkerCounts:
     labels_pending: int = 0
     feedback_waiting: int = 0
     feedback_expired: int = 0
+    unread: dict[tuple[str, int], int] = field(default_factory=dict)
     watermark_ms: dict[int, int] = field(default_factory=dict)
     stage_seconds: dict[Stage, Buckets] = field(
         default_factory=lambda: {stage: Buckets(STAGE_SECONDS_BOUNDS) for stage in STAGES}
@@ -148,6 +151,12 @@ class TrainerCounts:
         Offset of the training log up to which has been learned; `None` before the first.
     profile_rows
         Rows of label-derived profiles written to the store.
+    at_work
+        1 while this trainer learns and commits, 0 while it stands by.
+    refused
+        Commits refused, since another trainer was at work.
+    standby
+        Versions compared while standing by: equal to those of the trainer at work, or not.
     batch_seconds, batch_events
         Duration and size of the last batch learned.
     """
@@ -157,5 +166,8 @@ class TrainerCounts:
     snapshots: int = 0
     training_offset: int | None = None
     profile_rows: int = 0
+    at_work: int = 0
+    refused: int = 0
+    standby: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
     batch_seconds: float | None = None
     batch_events: int = 0

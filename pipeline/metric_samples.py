@@ -33,9 +33,15 @@ def worker_samples(counts: WorkerCounts) -> list[Sample]:
         ("fraud_commits_refused_total", (), counts.commits_refused),
         ("fraud_model_adoptions_total", (), counts.model_adoptions),
         *known("fraud_model_training_offset", (), counts.model_offset),
+        *_unread(counts),
         *_watermarks(counts),
         *by_label("fraud_decision_duration_seconds", counts.stage_seconds.items()),
     ]
+
+
+def _unread(counts: WorkerCounts) -> Iterator[Sample]:
+    for (topic, partition), number in counts.unread.items():
+        yield "fraud_unread_records", (topic, str(partition)), number
 
 
 def _watermarks(counts: WorkerCounts) -> Iterator[Sample]:
@@ -51,6 +57,10 @@ def trainer_samples(counts: TrainerCounts) -> list[Sample]:
         ("fraud_snapshots_total", (), counts.snapshots),
         *known("fraud_training_offset", (), counts.training_offset),
         ("fraud_label_profile_rows_total", (), counts.profile_rows),
+        ("fraud_trainer_at_work", (), counts.at_work),
+        ("fraud_trainer_commits_refused_total", (), counts.refused),
+        ("fraud_standby_versions_total", ("equal",), counts.standby[True]),
+        ("fraud_standby_versions_total", ("different",), counts.standby[False]),
         *known("fraud_learning_batch_seconds", (), counts.batch_seconds),
         ("fraud_learning_batch_events", (), counts.batch_events),
     ]

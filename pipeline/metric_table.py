@@ -48,6 +48,7 @@ _WORKER = _rows(
     ("fraud_commits_refused_total", "counter", "Batches that another owner had committed", ()),
     ("fraud_model_adoptions_total", "counter", "Model versions adopted", ()),
     ("fraud_model_training_offset", "gauge", "Training offset of the version in force", ()),
+    ("fraud_unread_records", "gauge", "Records not fetched yet", ("topic", "partition")),
     (
         "fraud_watermark_timestamp_seconds",
         "gauge",
@@ -69,6 +70,9 @@ _TRAINER = _rows(
     ("fraud_snapshots_total", "counter", "Model versions published", ()),
     ("fraud_training_offset", "gauge", "Offset of the training log that was learned to", ()),
     ("fraud_label_profile_rows_total", "counter", "Label-derived profile rows written", ()),
+    ("fraud_trainer_at_work", "gauge", "1 while learning, 0 while standing by", ()),
+    ("fraud_trainer_commits_refused_total", "counter", "Commits refused to this trainer", ()),
+    ("fraud_standby_versions_total", "counter", "Versions compared standing by", ("result",)),
     ("fraud_learning_batch_seconds", "gauge", "Duration of the last batch learned", ()),
     ("fraud_learning_batch_events", "gauge", "Examples in the last batch learned", ()),
 )

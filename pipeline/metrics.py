@@ -1,4 +1,4 @@
-"""/metrics: plain numbers become Prometheus metrics when they are asked for.
+"""/metrics, /live and /ready: plain numbers become Prometheus metrics when they are asked for.
 
 Nothing is counted here. The worker, the trainer and the monitor keep plain numbers, and a scrape
 reads them through the table in `metric_table.py`. Each process has a registry, a port and a target
@@ -13,23 +13,28 @@ file of its own, so that a Prometheus beside it finds it without being told.
 
 import json
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from threading import Thread
-from wsgiref.simple_server import WSGIServer
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
 )
+from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
 from pipeline.counts import Buckets, TrainerCounts, WorkerCounts
+from pipeline.health import Health
 from pipeline.metric_samples import Sample, trainer_samples, worker_samples
 from pipeline.metric_table import METRICS, MetricRow, Process
 
@@ -56,6 +61,7 @@ FAMILIES: dict[str, type[Family]] = {
     "histogram": HistogramMetricFamily,
 }
 
+JSON = "application/json"
 TARGETS_FOLDER = "metrics"
 # Who listens on every address is reached on the loopback one.
 ANY_ADDRESSES = ("", "0.0.0.0", "::")
@@ -129,9 +135,44 @@ class MetricsServer:
         self._thread.join()
 
 
-def serve(registry: CollectorRegistry, host: str, port: int) -> tuple[MetricsServer, int]:
-    """Serve a registry on host and port; gives the server and its port (for 0, the one found)."""
-    server, thread = start_http_server(port, host, registry)
+class _QuietHandler(WSGIRequestHandler):
+    """A scrape every few seconds is no news."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - named by its base
+        """Say nothing."""
+
+
+class _Server6(ThreadingWSGIServer):
+    address_family = socket.AF_INET6
+
+
+def _application(registry: CollectorRegistry, health: Health) -> WSGIApplication:
+    metrics: WSGIApplication = make_wsgi_app(registry)
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        answer = health.answer(environ.get("PATH_INFO", ""))
+        if answer is None:
+            return metrics(environ, start_response)
+        status, body = answer
+        start_response(f"{status} {HTTPStatus(status).phrase}", [("Content-Type", JSON)])
+        return [body]
+
+    return application
+
+
+def serve(
+    registry: CollectorRegistry, host: str, port: int, health: Health | None = None
+) -> tuple[MetricsServer, int]:
+    """Serve a registry and the health; gives the server and its port (for 0, the one found)."""
+    server = make_server(
+        host,
+        port,
+        _application(registry, health or Health()),
+        server_class=_Server6 if ":" in host else ThreadingWSGIServer,
+        handler_class=_QuietHandler,
+    )
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
     return MetricsServer(server, thread), int(server.server_port)
 
 
@@ -162,10 +203,16 @@ def write_target(state_dir: str | Path, job: str, host: str, port: int) -> Targe
 
 @contextmanager
 def metrics_endpoint(
-    registry: CollectorRegistry, *, job: str, state_dir: str | Path, host: str, port: int
+    registry: CollectorRegistry,
+    *,
+    job: str,
+    state_dir: str | Path,
+    host: str,
+    port: int,
+    health: Health | None = None,
 ) -> Iterator[int]:
     """Serve a registry and tell Prometheus of it while the block runs; gives the port."""
-    server, actual = serve(registry, host, port)
+    server, actual = serve(registry, host, port, health)
     try:
         target = write_target(state_dir, job, host, actual)
         try:
