@@ -48,7 +48,9 @@ COMMANDS: dict[str, CommandEntry] = {
         "stack.demo:demo", "Everything at once on this machine, live.", ("state_dir", *SCORING)
     ),
     "up": CommandEntry(
-        "stack.commands:up", "Start embedded Kafka and Redis.", ("state_dir", "partitions")
+        "stack.commands:up",
+        "Start embedded Kafka and Redis.",
+        ("state_dir", "partitions", *SCORING),
     ),
     "down": CommandEntry("stack.commands:down", "Stop what `up` started.", ("state_dir",)),
     "status": CommandEntry("stack.commands:status", "Show the embedded servers.", ("state_dir",)),

@@ -3,26 +3,64 @@
 The answer goes to stdout, progress to stderr. The settings come as the context's object.
 """
 
+import signal
+import threading
+from contextlib import ExitStack
+
 import click
 import msgspec
 
-from stack.connections import current_settings, kafka_servers_of
+from stack.connections import current_settings, endpoints_of, kafka_servers_of
 from stack.servers import Endpoints, ServerStatus, Stack
+from stack.supervisor import Supervisor
 from stack.topic_setup import create_topics
 
 MEGABYTE = 1_000_000
+LOOK_SECONDS = 0.5
 
 
 @click.command()
-def up() -> None:
+@click.option(
+    "--workers",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Also run so many workers, a trainer and a monitor, until Ctrl-C.",
+)
+def up(workers: int) -> None:
     """Start Kafka, Redis and, where installed, Prometheus on this machine.
 
     They go on after this command; `fraudstream down` stops them and keeps their data. What runs
     already is left as it is.
+
+    With --workers this command stays, and starts each process again that ends. Where kafka_servers
+    and redis_url are both set, they run on those, and no server is started.
     """
-    endpoints = _stack().up()
-    for name, address in _named(endpoints):
-        click.echo(f"{name:<12}{address}")
+    settings = current_settings()
+    with ExitStack() as running:
+        if workers and settings.kafka_servers and settings.redis_url:
+            endpoints = endpoints_of(settings)
+        else:
+            endpoints = _stack().up()
+        for name, address in _named(endpoints):
+            click.echo(f"{name:<12}{address}")
+        if workers:
+            names = ("trainer", "monitor", *["worker"] * workers)
+            supervise(running.enter_context(Supervisor(names, settings, endpoints, _say)))
+
+
+def supervise(supervisor: Supervisor) -> None:
+    """Look after processes until SIGTERM or SIGINT."""
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    while not ended.wait(LOOK_SECONDS):
+        supervisor.look()
+    _say("stopping")
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
 @click.command()
@@ -52,7 +90,7 @@ def topics() -> None:
 
 
 def _stack() -> Stack:
-    return Stack(current_settings(), attached=False, say=lambda line: click.echo(line, err=True))
+    return Stack(current_settings(), attached=False, say=_say)
 
 
 def _named(endpoints: Endpoints) -> list[tuple[str, str]]:

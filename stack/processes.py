@@ -85,7 +85,7 @@ class Started:
         lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line for line in reversed(lines) if line.strip()), "no output")
         return (
-            f"stopped while starting (exit code {self.process.returncode}): "
+            f"has stopped (exit code {self.process.returncode}): "
             f"{last[:LOG_LINE_CHARACTERS_MAX]} (see {self.log})"
         )
 
