@@ -505,6 +505,19 @@ _RELIABILITY = Screen(
             ("sum by (reason) (fraud_observed_dead_letters_total)", "{{reason}}, read back"),
         ),
         _panel(
+            "Records that the workers have not fetched yet",
+            "The backlog of each input.",
+            "short",
+            ("sum by (topic) (fraud_unread_records)", "{{topic}}"),
+        ),
+        _panel(
+            "Trainers",
+            "One is at work; one that stands by compares its versions with those, byte for byte.",
+            "short",
+            ("sum(fraud_trainer_at_work)", "at work"),
+            ("sum by (result) (fraud_standby_versions_total)", "versions compared: {{result}}"),
+        ),
+        _panel(
             "Records that the monitor has not read yet",
             "Where it grows, the other screens are old.",
             "short",
@@ -515,6 +528,7 @@ _RELIABILITY = Screen(
             "Zero in a healthy system: the runbook says what each means.",
             "short",
             ("sum(fraud_commits_refused_total)", "commits refused"),
+            ("sum(fraud_trainer_commits_refused_total)", "commits of a trainer refused"),
             ("sum(fraud_feedback_expired_total)", "decisions expired"),
             ("sum by (topic) (fraud_records_refused_total)", "{{topic}} not of our format"),
             ("sum by (topic) (fraud_records_repeated_total)", "{{topic}} published again"),

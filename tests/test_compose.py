@@ -80,7 +80,7 @@ def test_prometheus_asks_each_service_at_its_port(ours: dict[str, dict[str, Any]
     }
     assert asked == served
     for name, port in served.items():
-        assert f"127.0.0.1:{port}/metrics" in ours[name]["healthcheck"]["test"][-1]
+        assert f"127.0.0.1:{port}/ready" in ours[name]["healthcheck"]["test"][-1]
 
 
 def mounts(compose: dict[str, Any], name: str) -> dict[str, Path]:
