@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 RECORDS_IN_WORK_MAX = 4096
 # While a partition is held back, the others are asked in short turns, lest it be kept waiting.
 HELD_BACK_SECONDS = 0.005
+# The broker may take so long to say where its logs end.
+UNREAD_SECONDS_MAX = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +149,12 @@ class ChunkConsumer(driver.Consumer):
         async def count() -> dict[TP, int]:
             # The client's own position passes what it hands over to nobody: markers at the end.
             places = list(consumer.assignment())
-            ends = await consumer.end_offsets(places)
-            return {TP(*place): ends[place] - await consumer.position(place) for place in places}
+            # What is done in this thread must not keep a seek waiting while the broker is away.
+            async with asyncio.timeout(UNREAD_SECONDS_MAX):
+                ends = await consumer.end_offsets(places)
+                return {
+                    TP(*place): ends[place] - await consumer.position(place) for place in places
+                }
 
         counted: Mapping[TP, int] = await self._thread.call_thread(count)
         return counted

@@ -57,8 +57,8 @@ INPUTS: dict[str, type[Scorer] | type[Labeller] | type[OutcomeReader]] = {
 }
 # The last decisions are indexed, labels that wait and decisions that mature looked at, this often.
 TICK_SECONDS = 0.5
-# Kafka is asked how much lies unread this often, and may take so long to answer.
-UNREAD_SECONDS, UNREAD_SECONDS_MAX = 5.0, 5.0
+# Kafka is asked how much lies unread this often; a client that has not answered then hangs.
+UNREAD_SECONDS, CLIENT_SECONDS_MAX = 5.0, 10.0
 # Two threads take turns for every fetch; Python's own 5 ms would be felt in every latency.
 SWITCH_SECONDS = 0.0005
 # Records fetched at once; a batch is cut from them.
@@ -284,7 +284,7 @@ class Worker:
     async def _count_unread(self) -> None:
         self._unread_at = time.monotonic()
         try:
-            unread = await asyncio.wait_for(self._consumer.unread(), UNREAD_SECONDS_MAX)
+            unread = await asyncio.wait_for(self._consumer.unread(), CLIENT_SECONDS_MAX)
         except (TimeoutError, KafkaError) as error:
             self._unread_is_known = False
             logger.warning("Kafka did not say what lies unread: %r", error)
