@@ -29,7 +29,7 @@ from consumers.redis_store import RedisStore, as_bytes
 from models import check_kept, make_model
 from models.contract import Model
 from models.snapshot import Snapshot, decode, encode
-from pipeline.commit import Change, Input, OutboxRecord
+from pipeline.commit import Change, Input, OutboxRecord, resume_at
 from pipeline.counts import TrainerCounts
 from pipeline.engine import Version
 from pipeline.errors import CommitError, SnapshotError
@@ -112,19 +112,18 @@ class Trainer:
 
     async def _restore(self, consumer: Any) -> None:
         """Stand where the store stands, with models folded to there."""
-        position = await self._input.recover() or "0:0"
-        committed, self._steps = (int(part) for part in position.split(":"))
+        position = await self._input.recover()
+        committed, self._steps = (int(part) for part in (position or "0:0").split(":"))
         snapshots, pointer = await asyncio.to_thread(self._read_models)
         start = self._restored(snapshots, pointer, committed)
         place = TopicPartition(TRAINING, 0)
+        first = (await asyncio.to_thread(consumer.beginning_offsets, [place]))[place]
         end = (await asyncio.to_thread(consumer.end_offsets, [place]))[place]
-        if end < committed:
-            raise CommitError(
-                f"the training log ends at {end}, but {committed} records of it were learned: "
-                "the topic was made anew, or Redis is that of another cluster"
-            )
+        name = f"{TRAINING}[{place.partition}]"
+        resume_at(name, committed if position else None, first=first, end=end)
+        reading = self._learner.offset if position else None
         consumer.assign([place])
-        consumer.seek(place, self._learner.offset)
+        consumer.seek(place, resume_at(name, reading, first=first, end=end))
         while self._learner.offset < committed:
             records = await self._poll(consumer, most=committed - self._learner.offset)
             await self._learn(self._learner.fresh(_examples(records)), records, profiles=False)
