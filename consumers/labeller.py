@@ -259,6 +259,9 @@ class Labeller(Part):
 
     async def tick(self) -> None:
         """Do what time has made due: pending labels, and decisions that have matured."""
+        if not await self._input.is_current():
+            await self._refused()
+            return
         p = self._partition
         position, stored, indexed = await self._parts.store.redis.mget(
             f"pos:{TRANSACTIONS}:{p}", f"wm:{p}", f"wi:{p}"
@@ -378,12 +381,15 @@ class Labeller(Part):
         if entry is not None and is_silent and went_through(decision.action, entry.outcome):
             step.mature(matured_label(decision, maturity_ms), entry, decision)
 
+    async def _refused(self) -> None:
+        self._parts.counts.commits_refused += 1
+        await self._start_over()
+
     async def _commit(self, step: _Step, offset: int) -> None:
         """Take a step; refused, stand where the store stands."""
         position = f"{offset}:{step.seq}:{self._steps + 1}:{step.matured}"
         if not await self._input.commit(position, step.records, step.all_changes()):
-            self._parts.counts.commits_refused += 1
-            await self._start_over()
+            await self._refused()
             return
         self._offset, self._seq, self._matured = offset, step.seq, step.matured
         self._steps += 1

@@ -202,6 +202,11 @@ class RedisStore:
         position, outbox = await self.redis.mget(f"pos:{name}", f"out:{name}")
         return Stored(None if position is None else as_bytes(position).decode(), as_bytes(outbox))
 
+    async def position(self, name: str) -> str | None:
+        """Read an input's position alone."""
+        position = await self.redis.get(f"pos:{name}")
+        return None if position is None else as_bytes(position).decode()
+
     async def entries(self, partition: int, packed: bytes) -> tuple[int, list[bytes | None]]:
         """Give the newest offset of an index (-1: none), and what stands at these places of it."""
         newest, *found = await self._entries(args=[partition, packed])

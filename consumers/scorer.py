@@ -115,7 +115,9 @@ class Scorer(Part):
 
     async def tick(self) -> None:
         """Where no batch has come for a while, put the last decisions into the index."""
-        await self._input.published()
+        if not await self._input.is_current():
+            await self._refused()
+            return
         position, self._ticked = self._ticked, self._input.position
         changes = self._index_changes(self._watermark_ms)
         if position is None or position != self._input.position or not changes:

@@ -22,6 +22,9 @@ owner sees it in one of three states:
    4.3 There was no answer: read again. It was done if our own outbox stands there; else it is sent
        again, which is refused where somebody else has moved on.
 5. Hand the outbox to the publisher. SENDING; on with 2, which overlaps the publication.
+6. Whoever has nothing to do looks now and then whether the position is still his (`is_current`). A
+   commit of an owner before him may have been on its way, and land after he took over: its outbox
+   would else wait until there is something to do. Where it has moved, he takes over (1).
 
 Rule R: nobody commits from a position unless he has himself published the outbox that belongs to
 it. Without 1.3 or 3, an owner who dies between 4 and the end of 5, and a zombie that steps on from
@@ -76,6 +79,9 @@ class Store(Protocol):
 
     async def load(self, name: str) -> Stored:
         """Read an input's position and outbox in one command."""
+
+    async def position(self, name: str) -> str | None:
+        """Read an input's position alone."""
 
     async def commit(
         self, name: str, expected: str | None, stored: Stored, changes: Sequence[Change]
@@ -223,6 +229,18 @@ class Input:
         # 5
         await self._send(outbox.records)
         return True
+
+    async def is_current(self) -> bool:
+        """Look whether the position is still this owner's (step 6).
+
+        `False` if it has moved: then this owner has taken over anew, as after a refusal.
+        """
+        await self.published()
+        # 6
+        if await self._store.position(self._name) == self.position:
+            return True
+        await self.recover()
+        return False
 
     async def _send(self, records: Sequence[OutboxRecord]) -> None:
         self._acknowledged = await self._publish(records)

@@ -57,6 +57,9 @@ class MemoryStore:
         await step()
         return found
 
+    async def position(self, name: str) -> str | None:
+        return (await self.load(name)).position
+
     async def commit(
         self, name: str, expected: str | None, stored: Stored, changes: Sequence[Change]
     ) -> bool:
@@ -340,6 +343,23 @@ def test_a_commit_that_was_sent_again_is_not_refused_by_its_own_first_success() 
 
     assert publish.published == [record("a")]
     assert store.changes == Counter({("INCR", "n"): 1})
+
+
+def test_an_idle_owner_publishes_what_another_one_committed_late() -> None:
+    store, publish = MemoryStore(iter([LATE])), RecordingPublisher()
+    dead = recovered(store, publish, owner="dead")
+    running = dead.commit("5", [record("a")], [])
+    while not store.late:
+        advance(running)
+    running.close()
+    taken = recovered(store, publish, owner="second")
+    assert run(taken.is_current()) is True
+
+    store.apply(*store.late[0])
+
+    assert run(taken.is_current()) is False
+    assert (taken.position, publish.published) == ("5", [record("a")])
+    assert run(taken.is_current()) is True
 
 
 def test_a_step_that_moves_nothing_is_a_mistake_of_ours() -> None:
