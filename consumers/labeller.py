@@ -8,9 +8,11 @@ is event time.
 
 What waits for a label stands in the index (`waiting_store.py`); the decisions that labels have
 something to say about are read back from their log (`decision_reader.py`). Maturity needs no index
-of its own: it is a second reader of that log, so many days of event time behind.
+of its own: it is a second reader of that log, so many days of event time behind. What a restored
+Redis has forgotten of its own examples is found in theirs (`lost_window.py`).
 """
 
+import logging
 from collections import Counter, deque
 from collections.abc import Sequence
 
@@ -19,6 +21,7 @@ import msgspec
 from consumers.dead_letters import InputRecord, dead_letter
 from consumers.decision_reader import DecisionReader
 from consumers.lane import Part
+from consumers.lost_window import NOTED_MAX, LearnedBefore, TrainingReader
 from consumers.redis_store import as_bytes
 from consumers.scorer import Parts
 from consumers.waiting_store import load_entries, verdict_change
@@ -33,6 +36,8 @@ from pipeline.records import VERDICTS, DecisionRecord, decode_decisions, encode_
 from pipeline.topics import FEEDBACK, TRAINING, TRANSACTIONS
 from pipeline.verdicts import KnownVerdict, LabelPath
 from pipeline.waiting_index import IndexEntry
+
+logger = logging.getLogger(__name__)
 
 # Labels that wait for their decision; beyond it no more are read until some have found it.
 PENDING_MAX = 10_000
@@ -88,8 +93,8 @@ def key_of(label: Label) -> PendingKey:
 class _Step:
     """One step as it is put together: what it publishes, changes and counts."""
 
-    def __init__(self, partition: int, seq: int, matured: int) -> None:
-        self._partition = partition
+    def __init__(self, partition: int, seq: int, matured: int, before: LearnedBefore) -> None:
+        self._partition, self._before = partition, before
         self._began_at = matured
         self.seq, self.matured = seq, matured
         self.waiting = LoadedWaiting()
@@ -97,6 +102,7 @@ class _Step:
         self.changes: list[Change] = []
         self.pending: dict[PendingKey, Waits] = {}
         self.done: list[PendingKey] = []
+        self.again: list[PendingKey] = []
         self._ledger: Counter[str] = Counter()
         self._paths: Counter[LabelPath] = Counter()
         self._labels: Counter[tuple[Source, Verdict]] = Counter()
@@ -108,8 +114,9 @@ class _Step:
         return not (self.records or self.changes or self.done or self.matured != self._began_at)
 
     def join(self, label: Label) -> LabelPath:
-        """Take a label: if it is to be learned, publish its example."""
-        [item] = join(self.waiting, [label], training_seq=self.seq)
+        """Take a label: if it is to be learned, publish its example where that was not done."""
+        number = self._before.number(*key_of(label))
+        [item] = join(self.waiting, [label], training_seq=self.seq if number is None else number)
         if item.path != "unknown":
             self._settle(item)
         return item.path
@@ -121,8 +128,12 @@ class _Step:
         if item.decision is None:
             return
         example = item.example(partition=self._partition)
-        self.records.append(OutboxRecord(TRAINING, 0, None, encode_record(example)))
-        self.seq += 1
+        if item.training_seq == self.seq:
+            self.records.append(OutboxRecord(TRAINING, 0, None, encode_record(example)))
+            self.seq += 1
+        else:
+            self.again.append(key_of(label))
+            self.changes += self._before.taken(*key_of(label))
         self._ledger[f"verdict_{example.verdict}"] += 1
         if item.replaced is not None:
             self._ledger[f"verdict_{VERDICTS[not item.replaced.is_fraud]}"] -= 1
@@ -194,9 +205,13 @@ class Labeller(Part):
         # In the order of their log, which is the order they are joined in.
         self._pending: dict[PendingKey, Waits] = {}
         self._offset, self._seq, self._steps, self._matured = 0, 0, 0, 0
+        self._before = LearnedBefore(partition, {})
+        # An end that the training log had before the commit that stores it.
+        self._training_end = 0
         self._seen: tuple[object, int] | None = None
         self._labelled = DecisionReader(parts.kafka_servers, partition)
         self._maturing = DecisionReader(parts.kafka_servers, partition)
+        self._training = TrainingReader(parts.kafka_servers)
         # Read for maturity, and still too young.
         self._ahead: deque[tuple[int, DecisionRecord]] = deque()
 
@@ -208,6 +223,35 @@ class Labeller(Part):
 
     async def _start_over(self) -> None:
         """Forget what is cached, and stand where the store stands."""
+        await self._restore()
+        while not await self._catch_up():
+            self._parts.counts.commits_refused += 1
+            await self._restore()
+
+    async def _catch_up(self) -> bool:
+        """Number on behind what is published; `False` if somebody else has moved on meanwhile.
+
+        Only a store that is older than the log has anything to catch up with.
+        """
+        p = self._partition
+        redis = self._parts.store.redis
+        start = int(await redis.get(f"te:{p}") or 0)
+        found, self._training_end = await self._training.beyond(start, partition=p, seq=self._seq)
+        for first in range(0, len(found), NOTED_MAX):
+            part = found[first : first + NOTED_MAX]
+            seq, steps = part[-1].training_seq + 1, self._steps + 1
+            position = f"{self._offset}:{seq}:{steps}:{self._matured}"
+            if not await self._input.commit(position, [], self._before.noted(part)):
+                return False
+            self._seq, self._steps = seq, steps
+        if found:
+            logger.warning("the store is older than the log: partition=%d lost=%d", p, len(found))
+        stored = await redis.hgetall(f"again:{p}")
+        self._before = LearnedBefore(p, {as_bytes(k): as_bytes(v) for k, v in stored.items()})
+        return True
+
+    async def _restore(self) -> None:
+        """Read what the store holds beside the position."""
         stored = await self._parts.store.redis.hgetall(f"pend:{self._partition}")
         pending = [msgspec.msgpack.decode(as_bytes(v), type=Pending) for v in stored.values()]
         self._pending = {}
@@ -225,6 +269,7 @@ class Labeller(Part):
         """Disconnect: the partition has gone to another, or the process ends."""
         await self._labelled.stop()
         await self._maturing.stop()
+        await self._training.stop()
 
     def begin(self, offset: int) -> None:
         """Take note of the first offset of the log, where the store knows none."""
@@ -279,7 +324,7 @@ class Labeller(Part):
         self._seen = seen
 
     def _step(self) -> _Step:
-        return _Step(self._partition, self._seq, self._matured)
+        return _Step(self._partition, self._seq, self._matured, self._before)
 
     def _record(self, offset: int, key: bytes | None, value: bytes | None) -> InputRecord:
         return InputRecord(FEEDBACK, self._partition, offset, key, value)
@@ -376,10 +421,17 @@ class Labeller(Part):
         self, step: _Step, decision: DecisionRecord, entry: IndexEntry | None, maturity_ms: int
     ) -> None:
         """Learn a decision as genuine if silence proves it; one that left the index is too old."""
-        key = decision.transaction_id
+        key, label = decision.transaction_id, matured_label(decision, maturity_ms)
         is_silent = entry is not None and entry.verdict is None and key not in step.waiting.changed
-        if entry is not None and is_silent and went_through(decision.action, entry.outcome):
-            step.mature(matured_label(decision, maturity_ms), entry, decision)
+        if entry is None or not is_silent:
+            return
+        if self._before.knows(key):
+            # What was learned of it is known already, and comes again if it was something else.
+            proves = self._before.number(*key_of(label)) is not None
+        else:
+            proves = went_through(decision.action, entry.outcome)
+        if proves:
+            step.mature(label, entry, decision)
 
     async def _refused(self) -> None:
         self._parts.counts.commits_refused += 1
@@ -388,7 +440,10 @@ class Labeller(Part):
     async def _commit(self, step: _Step, offset: int) -> None:
         """Take a step; refused, stand where the store stands."""
         position = f"{offset}:{step.seq}:{self._steps + 1}:{step.matured}"
-        if not await self._input.commit(position, step.records, step.all_changes()):
+        landed = [offset + 1 for record, offset in self._input.landed if record.topic == TRAINING]
+        self._training_end = max(self._training_end, *landed, 0)
+        changes = [*step.all_changes(), ("SET", f"te:{self._partition}", self._training_end)]
+        if not await self._input.commit(position, step.records, changes):
             await self._refused()
             return
         self._offset, self._seq, self._matured = offset, step.seq, step.matured
@@ -396,6 +451,8 @@ class Labeller(Part):
         self._pending |= step.pending
         for key in step.done:
             self._pending.pop(key, None)
+        for key in step.again:
+            self._before.forget(*key)
         step.count_into(self._parts.counts)
 
 

@@ -10,6 +10,8 @@ One script applies a commit: it compares the position and then makes all changes
     index:P                its `entries`, the newest `offset` it holds, where the `sweep` stands
     wm:P wi:P model:P      event-time watermark, that of what is indexed, model version in force
     review:P alert:P       alerts that wait for an analyst, by score, and what was decided
+    te:P again:P           an end of the training log, what a restored store had forgotten of it
+    place:training         how many examples the trainer has learned, and their last numbers
     pend:P ledger:P        labels that wait for their decision; what became of labels
 
 All keys are of one primary: a commit may touch any of them.

@@ -3,8 +3,10 @@
 It folds the `training` log: test, then train, in the order of the log. One commit holds the
 training offset, the rows it changed and the snapshots to publish (`pipeline/commit.py`). A restart
 reads the newest snapshot, folds again from there to the committed offset for the models alone,
-since the rows hold those examples already, and goes on. A second trainer is refused at its first
-commit and ends.
+since the rows hold those examples already, and goes on. Where Redis was restored from an older
+copy, the snapshot is ahead of the rows: then the log is folded again from the copy's own place,
+and the models, which know how much they have learned, learn nothing twice. A second trainer is
+refused at its first commit and ends.
 """
 
 import asyncio
@@ -44,6 +46,8 @@ from pipeline.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
 
+# Beside the position: how many examples are behind it, and the last number of each partition.
+PLACE_KEY = "place:training"
 POLL_MS = 100
 BATCH_EXAMPLES_MAX = 2_000
 # Beyond so many learned rows in memory the cache starts anew: a row is some 150 bytes.
@@ -114,41 +118,50 @@ class Trainer:
         """Stand where the store stands, with models folded to there."""
         position = await self._input.recover()
         committed, self._steps = (int(part) for part in (position or "0:0").split(":"))
+        stored = _place(as_bytes(await self._store.redis.get(PLACE_KEY)))
         snapshots, pointer = await asyncio.to_thread(self._read_models)
-        start = self._restored(snapshots, pointer, committed)
         place = TopicPartition(TRAINING, 0)
         first = (await asyncio.to_thread(consumer.beginning_offsets, [place]))[place]
         end = (await asyncio.to_thread(consumer.end_offsets, [place]))[place]
-        name = f"{TRAINING}[{place.partition}]"
+        self._versions = OrderedDict.fromkeys(snapshots)
+        # One that was published from elsewhere has no marks, and stands for more than this log.
+        if pointer is not None and pointer.marks and pointer.training_offset <= end:
+            self._take(snapshots, pointer, committed, stored)
+        name, is_new = f"{TRAINING}[{place.partition}]", not position and self._published_offset < 0
         resume_at(name, committed if position else None, first=first, end=end)
-        reading = self._learner.offset if position else None
+        reading = None if is_new else self._learner.offset
         consumer.assign([place])
         consumer.seek(place, resume_at(name, reading, first=first, end=end))
         while self._learner.offset < committed:
             records = await self._poll(consumer, most=committed - self._learner.offset)
             await self._learn(self._learner.fresh(_examples(records)), records, profiles=False)
         self.counts.training_offset = self._learner.offset
-        logger.info("trainer ready: training_offset=%d snapshot=%d", committed, start)
+        logger.info(
+            "trainer ready: training_offset=%d snapshot=%d",
+            committed, max(0, self._published_offset),
+        )  # fmt: skip
 
-    def _restored(
-        self, snapshots: dict[str, Snapshot], pointer: Champion | None, committed: int
-    ) -> int:
-        """Take the models of the newest versions, if they are ours; gives their offset."""
-        self._versions = OrderedDict.fromkeys(snapshots)
-        if pointer is None or pointer.training_offset > committed:
-            return 0
+    def _take(
+        self,
+        snapshots: dict[str, Snapshot],
+        pointer: Champion,
+        committed: int,
+        stored: Place,
+    ) -> None:
+        """Take the models of the newest versions, if they are ours, with the place to fold from."""
         found = [snapshots.get(name) for name in (pointer.version, *pointer.challengers)]
         models = {item.model.name: item.model for item in found if item is not None}
         fitting = all(item and item.schema_hash == self._kernel.schema_hash for item in found)
         if not fitting or set(models) != set(self._names):
             # Other models or features than before: the log gives them from its beginning.
-            return 0
+            return
         marks = _numbers(pointer.marks)
         self._learner = self._new_learner([models[name] for name in self._names], marks)
-        self._learner.go_back(self._first_place(pointer))
+        start = self._first_place(pointer)
+        # The rows are older than the models: whatever they miss is folded again as well.
+        self._learner.go_back(start if start.offset <= committed else stored)
         self._places.note(self._learner.place)
         self._published_offset = pointer.training_offset
-        return pointer.training_offset
 
     def _first_place(self, pointer: Champion) -> Place:
         """Say from where on the log must be read for the models of these versions."""
@@ -206,7 +219,8 @@ class Trainer:
         # Every step has a position of its own, so that one that only publishes is fenced as well.
         self._steps += 1
         position = f"{self._learner.offset}:{self._steps}"
-        if not await self._input.commit(position, records, changes):
+        place = msgspec.json.encode(_window_place(self._learner.place))
+        if not await self._input.commit(position, records, [*changes, ("SET", PLACE_KEY, place)]):
             raise CommitError("another trainer is at work: this one was refused, and ends")
         if records:
             self._published_at = time.monotonic()
@@ -247,7 +261,8 @@ class Trainer:
     def _due_records(self) -> list[OutboxRecord]:
         """Give the snapshots to publish, if something was learned and it is time."""
         elapsed = time.monotonic() - self._published_at
-        if self._learner.offset in {0, self._published_offset}:
+        # Models that are ahead of the rows would be named after an offset that is not theirs.
+        if self._learner.offset <= max(0, self._published_offset):
             return []
         if elapsed < self._settings.snapshot_interval_seconds:
             return []
@@ -280,13 +295,25 @@ class Trainer:
         if place is None:
             return None
         self._places.forget_before(place)
-        return WindowPlace(place.offset, place.learned, _texts(place.marks))
+        return _window_place(place)
 
     def _count(self, examples: Sequence[TrainingExample], seconds: float) -> None:
         for example in examples:
             self.counts.learned[example.source, example.verdict] += 1
         self.counts.training_offset = self._learner.offset
         self.counts.batch_seconds, self.counts.batch_events = seconds, len(examples)
+
+
+def _window_place(place: Place) -> WindowPlace:
+    return WindowPlace(place.offset, place.learned, _texts(place.marks))
+
+
+def _place(stored: bytes) -> Place:
+    """Read where the rows stand; a store that does not say begins at the beginning."""
+    if not stored:
+        return Place(0, 0, {})
+    found = msgspec.json.decode(stored, type=WindowPlace)
+    return Place(found.offset, found.learned, _numbers(found.marks))
 
 
 def _texts(marks: dict[int, int]) -> dict[str, int]:
