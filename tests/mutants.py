@@ -27,6 +27,7 @@ TESTS_FAILED = 1
 COMMIT, LEARNER, VERDICTS = "pipeline/commit.py", "pipeline/learner.py", "pipeline/verdicts.py"
 CHUNKS, STORE, LANE = "consumers/chunks.py", "consumers/redis_store.py", "consumers/lane.py"
 ON_COMMIT = "tests/test_commit.py::"
+ON_RESTORED = "tests/integration/test_restored_redis.py::"
 ON_REDIS = "tests/integration/test_redis_store.py::"
 
 
@@ -176,6 +177,20 @@ MUTATIONS = (
         "            if example.training_seq <= self.marks.get(example.partition, -1):",
         "            if example.training_seq < 0:",
         "tests/test_learner.py::test_a_duplicate_within_one_batch_is_dropped",
+    ),
+    Mutation(
+        "numbers behind the log of a restored store",
+        "consumers/lost_window.py",
+        "                if example.partition == partition and example.training_seq >= seq:",
+        "                if example.training_seq < 0:",
+        ON_RESTORED + "test_no_label_is_learned_twice_and_no_number_given_out_twice",
+    ),
+    Mutation(
+        "rows of a restored store are folded again",
+        "consumers/trainer.py",
+        "self._learner.go_back(start if start.offset <= committed else stored)",
+        "self._learner.go_back(start)",
+        ON_RESTORED + "test_learned_rows_are_those_of_the_fold_byte_for_byte",
     ),
     Mutation(
         "a label that comes twice",

@@ -25,10 +25,10 @@ from models.snapshot import encode
 from pipeline.durations import DAY_MS
 from pipeline.engine import Engine, Version
 from pipeline.events import LabelDecoder, TransactionDecoder
-from pipeline.features import FeatureKernel
+from pipeline.features import FeatureKernel, unusual_amounts
 from pipeline.feedback import MemoryWaiting
 from pipeline.learner import Learner
-from pipeline.profiles import MemoryProfiles
+from pipeline.profiles import MemoryProfiles, bucket_table
 from pipeline.records import TrainingExample, decode_examples
 from pipeline.settings import Settings
 from pipeline.topics import DECISIONS, FEEDBACK, MODELS, TRAINING, TRANSACTIONS
@@ -37,7 +37,8 @@ from producers.feed import LabelOptions, limited
 from producers.publisher import Pace, publish
 from producers.simulator import SimulatorOptions, simulate
 from stack.servers import Stack
-from tests.integration.processes import Log, Processes, hashes, read, values_by_id
+from tests.integration.processes import Log, Processes, Running, hashes, read, values_by_id
+from tests.integration.test_worker import add_to_rings, assert_rings_are
 from tests.strategies import CARD
 from tests.waiting import wait_until
 
@@ -47,6 +48,8 @@ KERNEL = FeatureKernel(CARD)
 PARTITIONS, EVENTS, RATE = 2, 1_800, 600.0
 COPIED, LOST = EVENTS // 3, 2 * EVENTS // 3
 WORLD = SimulatorOptions(customers=60, terminals=30, days=1_000, bursts_a_day=0.1)
+# Half of the genuine ones get no label, and are learned when silence has proved them.
+MATURITY_DAYS = 2.0
 Sent = tuple[int, int]
 """Transactions and labels."""
 
@@ -70,7 +73,7 @@ class Restored:
             CARD,
             self.settings.kafka_servers,
             pace=Pace(rate=RATE),
-            labels=LabelOptions(delay_ms=DAY_MS, to_end=True),
+            labels=LabelOptions(delay_ms=DAY_MS, genuine_share=0.5, to_end=True),
         )
         self.sent.append((done.transactions, done.labels))
 
@@ -162,6 +165,14 @@ def take_copy(restored: Restored, copy: Path) -> None:
         (shutil.copytree if path.is_dir() else shutil.copy2)(path, copy / path.name)
 
 
+def end(restored: Restored, worker: Running, trainer: Running) -> None:
+    """End the worker once all is done, and the trainer when it has learned what matured last."""
+    restored.wait()
+    assert worker.end().exit_code == 0
+    restored.wait()
+    assert trainer.end().exit_code == 0
+
+
 def tell(restored: Restored, stack: Stack, copy: Path) -> None:
     with Processes(restored.settings) as processes:
         worker, trainer = processes.ready("worker", "trainer")
@@ -169,16 +180,12 @@ def tell(restored: Restored, stack: Stack, copy: Path) -> None:
         wait_until(lambda: "pos:training" in restored.positions(), "something is learned")
         take_copy(restored, copy)
         restored.publish(slice(COPIED, LOST))
-        restored.wait()
-        assert trainer.end().exit_code == 0
-        assert worker.end().exit_code == 0
+        end(restored, worker, trainer)
         restored.lost = restored.positions()
         copy_back(restored, stack, copy)
         worker, trainer = processes.ready("worker", "trainer")
         restored.publish(slice(LOST, EVENTS))
-        restored.wait()
-        assert trainer.end().exit_code == 0
-        assert worker.end().exit_code == 0
+        end(restored, worker, trainer)
         restored.worker_said = worker.output
 
 
@@ -189,7 +196,7 @@ def restored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restored]:
         Settings(),
         state_dir=str(folder / "state"),
         partitions=PARTITIONS,
-        maturity_days=20.0,
+        maturity_days=MATURITY_DAYS,
         snapshot_interval_seconds=0.3,
         review_score_min=0.012,
         decline_score_min=0.03,
@@ -229,21 +236,25 @@ def test_every_transaction_is_decided_and_contradicted_in_the_lost_window_alone(
         assert offset < restored.offset(position, restored.lost)
 
 
-def test_rows_of_cards_are_those_of_an_undisturbed_run(restored: Restored) -> None:
-    settings = replace(restored.settings, partitions=1)
+def test_rows_of_cards_and_terminals_are_those_of_an_undisturbed_run(restored: Restored) -> None:
+    rings = bucket_table()
     for p in range(PARTITIONS):
         values = [r.value for r in read(restored.settings, TRANSACTIONS) if r.partition == p]
-        profiles = MemoryProfiles(CARD)
-        engine = Engine(CARD, settings, profiles, MemoryWaiting(1))
-        engine.adopt(Version(make_model("additive", KERNEL.names), 0), [])
         batch, _, rejected = TransactionDecoder(CARD).decode(values)
-        engine.decide(batch)
-        table = profiles.traffic[0]
-        stored = restored.redis.mget([f"c:{p}:{card}" for card in table.ids])
+        profiles = MemoryProfiles(CARD, Learner(CARD, "", ()).profiles)
+        engine = Engine(CARD, restored.settings, profiles, MemoryWaiting(1))
+        engine.adopt(Version(make_model("additive", KERNEL.names), 0))
+        decisions = engine.decide(batch)
+        cards = list(dict.fromkeys(batch.keys[0]))
+        view = profiles.open(batch).traffic
+        slots = dict(zip(batch.keys[0], view.slots.tolist(), strict=True))
+        stored = restored.redis.mget([f"c:{p}:{card}" for card in cards])
 
-        assert not rejected
-        assert len(table) > 10
-        assert stored == [table.blob(card) for card in table.ids]
+        assert (len(decisions), rejected) == (len(values), [])
+        assert len(cards) > 10
+        assert stored == [view.values[slots[card]].tobytes() for card in cards]
+        add_to_rings(rings, batch, unusual_amounts(decisions.features, CARD))
+    assert_rings_are(rings, restored.redis)
 
 
 def test_no_label_is_learned_twice_and_no_number_given_out_twice(restored: Restored) -> None:
@@ -264,9 +275,11 @@ def test_every_label_is_learned_and_the_ledger_says_so(restored: Restored) -> No
     expected = {LabelDecoder(CARD).decode_one(value).label_id for value in read_labels}
     ledger = restored.ledger()
 
+    assert ledger["matured"] > 100
     assert spoken == expected
     assert len(spoken) == sent
     assert ledger["learned"] + ledger["corrected"] - ledger["matured"] == sent
+    assert ledger["matured"] == sum(item.source == "matured" for item in restored.log)
     fold = Counter[str]()
     for item in {(i.partition, i.training_seq): i for i in restored.log}.values():
         fold[f"verdict_{item.verdict}"] += 1
