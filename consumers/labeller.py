@@ -90,11 +90,13 @@ def key_of(label: Label) -> PendingKey:
     return label.transaction_id, label.label_id
 
 
-class _Step:
+class LabelStep:
     """One step as it is put together: what it publishes, changes and counts."""
 
-    def __init__(self, partition: int, seq: int, matured: int, before: LearnedBefore) -> None:
-        self._partition, self._before = partition, before
+    def __init__(
+        self, partition: int, seq: int, matured: int, before: LearnedBefore, maturity_ms: int
+    ) -> None:
+        self._partition, self._before, self._maturity_ms = partition, before, maturity_ms
         self._began_at = matured
         self.seq, self.matured = seq, matured
         self.waiting = LoadedWaiting()
@@ -116,10 +118,23 @@ class _Step:
     def join(self, label: Label) -> LabelPath:
         """Take a label: if it is to be learned, publish its example where that was not done."""
         number = self._before.number(*key_of(label))
+        if self._before.knows(label.transaction_id):
+            self._mature_again(label, number)
         [item] = join(self.waiting, [label], training_seq=self.seq if number is None else number)
         if item.path != "unknown":
             self._settle(item)
         return item.path
+
+    def _mature_again(self, label: Label, number: int | None) -> None:
+        """Let a decision be mature that was, in what the store has forgotten, before this label."""
+        key, waiting = label.transaction_id, self.waiting
+        if label.source == "matured" or not waiting.knows(key) or waiting.verdict(key) is not None:
+            return
+        decision = waiting.decision(key)
+        matured = matured_label(decision, self._maturity_ms)
+        before = self._before.number(*key_of(matured))
+        if before is not None and (number is None or before < number):
+            self.mature(matured, waiting.entries[key], decision)
 
     def _settle(self, item: Settled) -> None:
         label = item.label
@@ -205,6 +220,7 @@ class Labeller(Part):
         # In the order of their log, which is the order they are joined in.
         self._pending: dict[PendingKey, Waits] = {}
         self._offset, self._seq, self._steps, self._matured = 0, 0, 0, 0
+        self._maturity_ms = int(parts.settings.maturity_days * DAY_MS)
         self._before = LearnedBefore(partition, {})
         # An end that the training log had before the commit that stores it.
         self._training_end = 0
@@ -323,8 +339,8 @@ class Labeller(Part):
             await self._commit(step, self._offset)
         self._seen = seen
 
-    def _step(self) -> _Step:
-        return _Step(self._partition, self._seq, self._matured, self._before)
+    def _step(self) -> LabelStep:
+        return LabelStep(self._partition, self._seq, self._matured, self._before, self._maturity_ms)
 
     def _record(self, offset: int, key: bytes | None, value: bytes | None) -> InputRecord:
         return InputRecord(FEEDBACK, self._partition, offset, key, value)
@@ -336,7 +352,7 @@ class Labeller(Part):
         return self._admission.misplaced(label.key) or label
 
     def _fitting(
-        self, step: _Step, checked: list[tuple[InputRecord, Label | Problem]]
+        self, step: LabelStep, checked: list[tuple[InputRecord, Label | Problem]]
     ) -> list[tuple[InputRecord, Label | Problem]]:
         """Give the first of the records, up to the label that there is no room for."""
         room = PENDING_MAX - len(self._pending)
@@ -347,7 +363,7 @@ class Labeller(Part):
                     return checked[:count]
         return checked
 
-    def _join(self, step: _Step, checked: list[tuple[InputRecord, Label | Problem]]) -> None:
+    def _join(self, step: LabelStep, checked: list[tuple[InputRecord, Label | Problem]]) -> None:
         """Join labels in the order of their log; those without a decision wait for it."""
         for record, label in checked:
             if isinstance(label, Problem):
@@ -358,13 +374,13 @@ class Labeller(Part):
                 else:
                     step.wait(label, record)
 
-    def _join_pending(self, step: _Step, pending: Sequence[Label]) -> None:
+    def _join_pending(self, step: LabelStep, pending: Sequence[Label]) -> None:
         """Join what waits, before anything that came later."""
         for label in pending:
             if step.join(label) != "unknown":
                 step.stop_waiting(label)
 
-    def _expire(self, step: _Step, watermark_ms: int) -> None:
+    def _expire(self, step: LabelStep, watermark_ms: int) -> None:
         patience_ms = self._parts.settings.pending_label_seconds * 1000
         for label, record in self._pending.values():
             is_late = label.label_time_ms + patience_ms < watermark_ms
@@ -392,9 +408,8 @@ class Labeller(Part):
                 # The log is shorter than the index, or another id has the same hash.
                 del waiting.entries[key]
 
-    async def _mature(self, step: _Step, watermark_ms: int) -> None:
+    async def _mature(self, step: LabelStep, watermark_ms: int) -> None:
         """Take the decisions, in the order of their log, that are old enough."""
-        maturity_ms = int(self._parts.settings.maturity_days * DAY_MS)
         if not self._ahead:
             values = await self._maturing.read_on(self._matured, MATURING_MAX)
             decisions = decode_decisions(value for _, value in values)
@@ -404,7 +419,7 @@ class Labeller(Part):
         old = [
             (offset, decision)
             for offset, decision in self._ahead
-            if decision.event_time <= watermark_ms - maturity_ms
+            if decision.event_time <= watermark_ms - self._maturity_ms
         ]
         if not old:
             return
@@ -415,13 +430,13 @@ class Labeller(Part):
                 return
             self._ahead.popleft()
             step.matured = offset + 1
-            self._mature_one(step, decision, entries.get(decision.transaction_id), maturity_ms)
+            self._mature_one(step, decision, entries.get(decision.transaction_id))
 
     def _mature_one(
-        self, step: _Step, decision: DecisionRecord, entry: IndexEntry | None, maturity_ms: int
+        self, step: LabelStep, decision: DecisionRecord, entry: IndexEntry | None
     ) -> None:
         """Learn a decision as genuine if silence proves it; one that left the index is too old."""
-        key, label = decision.transaction_id, matured_label(decision, maturity_ms)
+        key, label = decision.transaction_id, matured_label(decision, self._maturity_ms)
         is_silent = entry is not None and entry.verdict is None and key not in step.waiting.changed
         if entry is None or not is_silent:
             return
@@ -437,7 +452,7 @@ class Labeller(Part):
         self._parts.counts.commits_refused += 1
         await self._start_over()
 
-    async def _commit(self, step: _Step, offset: int) -> None:
+    async def _commit(self, step: LabelStep, offset: int) -> None:
         """Take a step; refused, stand where the store stands."""
         position = f"{offset}:{step.seq}:{self._steps + 1}:{step.matured}"
         landed = [offset + 1 for record, offset in self._input.landed if record.topic == TRAINING]
