@@ -12,7 +12,7 @@ from consumers.worker import GROUP
 from pipeline.settings import Settings
 from pipeline.topics import DECISIONS, FEEDBACK, TRANSACTIONS
 from stack.topic_setup import administration
-from tests.integration.processes import Log, Processes, key_of, keyed, send
+from tests.integration.processes import START_SECONDS_MAX, Log, Processes, key_of, keyed, send
 from tests.strategies import event_bytes
 from tests.waiting import wait_until
 
@@ -23,7 +23,11 @@ def last_words(settings: Settings, **changes: object) -> tuple[int | None, str]:
     """Run a worker to its end; give its exit code and the last line it said."""
     with Processes(settings, **changes) as processes:
         started = processes.start("worker").started
-        wait_until(lambda: started.process.poll() is not None, "the worker has ended")
+        wait_until(
+            lambda: started.process.poll() is not None,
+            "the worker has ended",
+            seconds_max=START_SECONDS_MAX,
+        )
         return started.process.returncode, started.log.read_text().splitlines()[-1]
 
 
