@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo docs dashboards latency million handbook waiting bench-quality
+.PHONY: help setup test lint demo docs dashboards latency million handbook waiting simulate mutants guarantee bench-quality
 
 BIN := .venv/bin
 STAMP := .venv/.made
@@ -50,6 +50,18 @@ handbook: setup ## Send the Fraud Detection Handbook's stream through at a speed
 
 waiting: setup ## Measure what a decision that waits for its label costs in Redis
 	@$(BIN)/python -m benchmarks.waiting_index $(ARGS)
+
+SEEDS ?= 1000
+FIRST ?= 0
+EVENTS ?= 2000
+simulate: setup ## Run the commit protocol through simulated faults, SEEDS=1000 orders of everything
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST) --events $(EVENTS)
+
+mutants: setup ## Break the guarantee in every known way, and see that a test notices each
+	@$(BIN)/python -m tests.mutants $(ARGS)
+
+guarantee: setup ## Measure what the fenced commit costs
+	@$(BIN)/python -m benchmarks.guarantee $(ARGS)
 
 bench-quality: setup ## Compare the models with others (hours; resumable, ARGS="--list" shows the rows)
 	@PATH="$$PATH:$(UV_HOME)/bin" uv sync --quiet --frozen --inexact --group bench

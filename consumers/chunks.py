@@ -24,7 +24,7 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from pipeline.errors import CommitError
+from pipeline.commit import resume_at
 
 logger = logging.getLogger(__name__)
 
@@ -171,15 +171,10 @@ class ChunkConsumer(driver.Consumer):
         if not found:
             return {}
         first, end = await self.earliest_offsets(*found), await self.highwaters(*found)
-        offsets = {}
-        for tp, offset in found.items():
-            if offset is not None and not first[tp] <= offset <= end[tp]:
-                raise CommitError(
-                    f"{tp.topic}[{tp.partition}] holds offsets {first[tp]} to {end[tp]}, but the "
-                    f"store stands at {offset}: input was lost, or this is another cluster's store"
-                )
-            offsets[tp] = first[tp] if offset is None else offset
-        return offsets
+        return {
+            tp: resume_at(f"{tp.topic}[{tp.partition}]", offset, first=first[tp], end=end[tp])
+            for tp, offset in found.items()
+        }
 
     async def _seek_all(self, offsets: Mapping[TP, int]) -> None:
         # Only the consumer's own thread may seek: it may be taking records out at this moment, and

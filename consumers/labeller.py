@@ -8,9 +8,11 @@ is event time.
 
 What waits for a label stands in the index (`waiting_store.py`); the decisions that labels have
 something to say about are read back from their log (`decision_reader.py`). Maturity needs no index
-of its own: it is a second reader of that log, so many days of event time behind.
+of its own: it is a second reader of that log, so many days of event time behind. What a restored
+Redis has forgotten of its own examples is found in theirs (`lost_window.py`).
 """
 
+import logging
 from collections import Counter, deque
 from collections.abc import Sequence
 
@@ -19,6 +21,7 @@ import msgspec
 from consumers.dead_letters import InputRecord, dead_letter
 from consumers.decision_reader import DecisionReader
 from consumers.lane import Part
+from consumers.lost_window import NOTED_MAX, LearnedBefore, TrainingReader
 from consumers.redis_store import as_bytes
 from consumers.scorer import Parts
 from consumers.waiting_store import load_entries, verdict_change
@@ -33,6 +36,8 @@ from pipeline.records import VERDICTS, DecisionRecord, decode_decisions, encode_
 from pipeline.topics import FEEDBACK, TRAINING, TRANSACTIONS
 from pipeline.verdicts import KnownVerdict, LabelPath
 from pipeline.waiting_index import IndexEntry
+
+logger = logging.getLogger(__name__)
 
 # Labels that wait for their decision; beyond it no more are read until some have found it.
 PENDING_MAX = 10_000
@@ -85,11 +90,13 @@ def key_of(label: Label) -> PendingKey:
     return label.transaction_id, label.label_id
 
 
-class _Step:
+class LabelStep:
     """One step as it is put together: what it publishes, changes and counts."""
 
-    def __init__(self, partition: int, seq: int, matured: int) -> None:
-        self._partition = partition
+    def __init__(
+        self, partition: int, seq: int, matured: int, before: LearnedBefore, maturity_ms: int
+    ) -> None:
+        self._partition, self._before, self._maturity_ms = partition, before, maturity_ms
         self._began_at = matured
         self.seq, self.matured = seq, matured
         self.waiting = LoadedWaiting()
@@ -97,6 +104,7 @@ class _Step:
         self.changes: list[Change] = []
         self.pending: dict[PendingKey, Waits] = {}
         self.done: list[PendingKey] = []
+        self.again: list[PendingKey] = []
         self._ledger: Counter[str] = Counter()
         self._paths: Counter[LabelPath] = Counter()
         self._labels: Counter[tuple[Source, Verdict]] = Counter()
@@ -108,11 +116,25 @@ class _Step:
         return not (self.records or self.changes or self.done or self.matured != self._began_at)
 
     def join(self, label: Label) -> LabelPath:
-        """Take a label: if it is to be learned, publish its example."""
-        [item] = join(self.waiting, [label], training_seq=self.seq)
+        """Take a label: if it is to be learned, publish its example where that was not done."""
+        number = self._before.number(*key_of(label))
+        if self._before.knows(label.transaction_id):
+            self._mature_again(label, number)
+        [item] = join(self.waiting, [label], training_seq=self.seq if number is None else number)
         if item.path != "unknown":
             self._settle(item)
         return item.path
+
+    def _mature_again(self, label: Label, number: int | None) -> None:
+        """Let a decision be mature that was, in what the store has forgotten, before this label."""
+        key, waiting = label.transaction_id, self.waiting
+        if label.source == "matured" or not waiting.knows(key) or waiting.verdict(key) is not None:
+            return
+        decision = waiting.decision(key)
+        matured = matured_label(decision, self._maturity_ms)
+        before = self._before.number(*key_of(matured))
+        if before is not None and (number is None or before < number):
+            self.mature(matured, waiting.entries[key], decision)
 
     def _settle(self, item: Settled) -> None:
         label = item.label
@@ -121,8 +143,12 @@ class _Step:
         if item.decision is None:
             return
         example = item.example(partition=self._partition)
-        self.records.append(OutboxRecord(TRAINING, 0, None, encode_record(example)))
-        self.seq += 1
+        if item.training_seq == self.seq:
+            self.records.append(OutboxRecord(TRAINING, 0, None, encode_record(example)))
+            self.seq += 1
+        else:
+            self.again.append(key_of(label))
+            self.changes += self._before.taken(*key_of(label))
         self._ledger[f"verdict_{example.verdict}"] += 1
         if item.replaced is not None:
             self._ledger[f"verdict_{VERDICTS[not item.replaced.is_fraud]}"] -= 1
@@ -194,9 +220,14 @@ class Labeller(Part):
         # In the order of their log, which is the order they are joined in.
         self._pending: dict[PendingKey, Waits] = {}
         self._offset, self._seq, self._steps, self._matured = 0, 0, 0, 0
+        self._maturity_ms = int(parts.settings.maturity_days * DAY_MS)
+        self._before = LearnedBefore(partition, {})
+        # An end that the training log had before the commit that stores it.
+        self._training_end = 0
         self._seen: tuple[object, int] | None = None
         self._labelled = DecisionReader(parts.kafka_servers, partition)
         self._maturing = DecisionReader(parts.kafka_servers, partition)
+        self._training = TrainingReader(parts.kafka_servers)
         # Read for maturity, and still too young.
         self._ahead: deque[tuple[int, DecisionRecord]] = deque()
 
@@ -208,6 +239,35 @@ class Labeller(Part):
 
     async def _start_over(self) -> None:
         """Forget what is cached, and stand where the store stands."""
+        await self._restore()
+        while not await self._catch_up():
+            self._parts.counts.commits_refused += 1
+            await self._restore()
+
+    async def _catch_up(self) -> bool:
+        """Number on behind what is published; `False` if somebody else has moved on meanwhile.
+
+        Only a store that is older than the log has anything to catch up with.
+        """
+        p = self._partition
+        redis = self._parts.store.redis
+        start = int(await redis.get(f"te:{p}") or 0)
+        found, self._training_end = await self._training.beyond(start, partition=p, seq=self._seq)
+        for first in range(0, len(found), NOTED_MAX):
+            part = found[first : first + NOTED_MAX]
+            seq, steps = part[-1].training_seq + 1, self._steps + 1
+            position = f"{self._offset}:{seq}:{steps}:{self._matured}"
+            if not await self._input.commit(position, [], self._before.noted(part)):
+                return False
+            self._seq, self._steps = seq, steps
+        if found:
+            logger.warning("the store is older than the log: partition=%d lost=%d", p, len(found))
+        stored = await redis.hgetall(f"again:{p}")
+        self._before = LearnedBefore(p, {as_bytes(k): as_bytes(v) for k, v in stored.items()})
+        return True
+
+    async def _restore(self) -> None:
+        """Read what the store holds beside the position."""
         stored = await self._parts.store.redis.hgetall(f"pend:{self._partition}")
         pending = [msgspec.msgpack.decode(as_bytes(v), type=Pending) for v in stored.values()]
         self._pending = {}
@@ -225,6 +285,7 @@ class Labeller(Part):
         """Disconnect: the partition has gone to another, or the process ends."""
         await self._labelled.stop()
         await self._maturing.stop()
+        await self._training.stop()
 
     def begin(self, offset: int) -> None:
         """Take note of the first offset of the log, where the store knows none."""
@@ -259,6 +320,9 @@ class Labeller(Part):
 
     async def tick(self) -> None:
         """Do what time has made due: pending labels, and decisions that have matured."""
+        if not await self._input.is_current():
+            await self._refused()
+            return
         p = self._partition
         position, stored, indexed = await self._parts.store.redis.mget(
             f"pos:{TRANSACTIONS}:{p}", f"wm:{p}", f"wi:{p}"
@@ -275,8 +339,8 @@ class Labeller(Part):
             await self._commit(step, self._offset)
         self._seen = seen
 
-    def _step(self) -> _Step:
-        return _Step(self._partition, self._seq, self._matured)
+    def _step(self) -> LabelStep:
+        return LabelStep(self._partition, self._seq, self._matured, self._before, self._maturity_ms)
 
     def _record(self, offset: int, key: bytes | None, value: bytes | None) -> InputRecord:
         return InputRecord(FEEDBACK, self._partition, offset, key, value)
@@ -288,7 +352,7 @@ class Labeller(Part):
         return self._admission.misplaced(label.key) or label
 
     def _fitting(
-        self, step: _Step, checked: list[tuple[InputRecord, Label | Problem]]
+        self, step: LabelStep, checked: list[tuple[InputRecord, Label | Problem]]
     ) -> list[tuple[InputRecord, Label | Problem]]:
         """Give the first of the records, up to the label that there is no room for."""
         room = PENDING_MAX - len(self._pending)
@@ -299,7 +363,7 @@ class Labeller(Part):
                     return checked[:count]
         return checked
 
-    def _join(self, step: _Step, checked: list[tuple[InputRecord, Label | Problem]]) -> None:
+    def _join(self, step: LabelStep, checked: list[tuple[InputRecord, Label | Problem]]) -> None:
         """Join labels in the order of their log; those without a decision wait for it."""
         for record, label in checked:
             if isinstance(label, Problem):
@@ -310,13 +374,13 @@ class Labeller(Part):
                 else:
                     step.wait(label, record)
 
-    def _join_pending(self, step: _Step, pending: Sequence[Label]) -> None:
+    def _join_pending(self, step: LabelStep, pending: Sequence[Label]) -> None:
         """Join what waits, before anything that came later."""
         for label in pending:
             if step.join(label) != "unknown":
                 step.stop_waiting(label)
 
-    def _expire(self, step: _Step, watermark_ms: int) -> None:
+    def _expire(self, step: LabelStep, watermark_ms: int) -> None:
         patience_ms = self._parts.settings.pending_label_seconds * 1000
         for label, record in self._pending.values():
             is_late = label.label_time_ms + patience_ms < watermark_ms
@@ -344,9 +408,8 @@ class Labeller(Part):
                 # The log is shorter than the index, or another id has the same hash.
                 del waiting.entries[key]
 
-    async def _mature(self, step: _Step, watermark_ms: int) -> None:
+    async def _mature(self, step: LabelStep, watermark_ms: int) -> None:
         """Take the decisions, in the order of their log, that are old enough."""
-        maturity_ms = int(self._parts.settings.maturity_days * DAY_MS)
         if not self._ahead:
             values = await self._maturing.read_on(self._matured, MATURING_MAX)
             decisions = decode_decisions(value for _, value in values)
@@ -356,7 +419,7 @@ class Labeller(Part):
         old = [
             (offset, decision)
             for offset, decision in self._ahead
-            if decision.event_time <= watermark_ms - maturity_ms
+            if decision.event_time <= watermark_ms - self._maturity_ms
         ]
         if not old:
             return
@@ -367,29 +430,44 @@ class Labeller(Part):
                 return
             self._ahead.popleft()
             step.matured = offset + 1
-            self._mature_one(step, decision, entries.get(decision.transaction_id), maturity_ms)
+            self._mature_one(step, decision, entries.get(decision.transaction_id))
 
     def _mature_one(
-        self, step: _Step, decision: DecisionRecord, entry: IndexEntry | None, maturity_ms: int
+        self, step: LabelStep, decision: DecisionRecord, entry: IndexEntry | None
     ) -> None:
         """Learn a decision as genuine if silence proves it; one that left the index is too old."""
-        key = decision.transaction_id
+        key, label = decision.transaction_id, matured_label(decision, self._maturity_ms)
         is_silent = entry is not None and entry.verdict is None and key not in step.waiting.changed
-        if entry is not None and is_silent and went_through(decision.action, entry.outcome):
-            step.mature(matured_label(decision, maturity_ms), entry, decision)
+        if entry is None or not is_silent:
+            return
+        if self._before.knows(key):
+            # What was learned of it is known already, and comes again if it was something else.
+            proves = self._before.number(*key_of(label)) is not None
+        else:
+            proves = went_through(decision.action, entry.outcome)
+        if proves:
+            step.mature(label, entry, decision)
 
-    async def _commit(self, step: _Step, offset: int) -> None:
+    async def _refused(self) -> None:
+        self._parts.counts.commits_refused += 1
+        await self._start_over()
+
+    async def _commit(self, step: LabelStep, offset: int) -> None:
         """Take a step; refused, stand where the store stands."""
         position = f"{offset}:{step.seq}:{self._steps + 1}:{step.matured}"
-        if not await self._input.commit(position, step.records, step.all_changes()):
-            self._parts.counts.commits_refused += 1
-            await self._start_over()
+        landed = [offset + 1 for record, offset in self._input.landed if record.topic == TRAINING]
+        self._training_end = max(self._training_end, *landed, 0)
+        changes = [*step.all_changes(), ("SET", f"te:{self._partition}", self._training_end)]
+        if not await self._input.commit(position, step.records, changes):
+            await self._refused()
             return
         self._offset, self._seq, self._matured = offset, step.seq, step.matured
         self._steps += 1
         self._pending |= step.pending
         for key in step.done:
             self._pending.pop(key, None)
+        for key in step.again:
+            self._before.forget(*key)
         step.count_into(self._parts.counts)
 
 

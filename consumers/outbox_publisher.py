@@ -63,13 +63,19 @@ class OutboxPublisher:
         if self._producer is not None:
             await self._producer.stop()
 
-    async def publish(self, records: Sequence[OutboxRecord]) -> list[int]:
-        """Publish records, those of one partition in their order; gives the offset of each."""
-        offsets = [0] * len(records)
+    async def publish(self, records: Sequence[OutboxRecord]) -> asyncio.Future[list[int]]:
+        """Hand records over, those of one partition in their order.
+
+        What it gives is done when all are acknowledged, and holds the offset of each.
+        """
         sent: list[_Sent] = []
         order = sorted(range(len(records)), key=lambda row: _place(records[row]))
         for (topic, partition), rows in groupby(order, key=lambda row: _place(records[row])):
             sent += await self._send(topic, partition, list(rows), records)
+        return asyncio.ensure_future(self._landed(sent, len(records)))
+
+    async def _landed(self, sent: Sequence[_Sent], count: int) -> list[int]:
+        offsets = [0] * count
         await asyncio.gather(*(future for _, future in sent))
         for batch, future in sent:
             landed = future.result()

@@ -38,6 +38,11 @@ class OutcomeReader(Part):
         await self._input.recover()
         return self.position
 
+    async def tick(self) -> None:
+        """Look whether the position is still ours."""
+        if not await self._input.is_current():
+            self._parts.counts.commits_refused += 1
+
     async def handle(self, records: Sequence[InputRecord]) -> bool:
         """Take these outcomes, unless another owner was before us."""
         counts, p = self._parts.counts, self._partition

@@ -10,6 +10,8 @@ One script applies a commit: it compares the position and then makes all changes
     index:P                its `entries`, the newest `offset` it holds, where the `sweep` stands
     wm:P wi:P model:P      event-time watermark, that of what is indexed, model version in force
     review:P alert:P       alerts that wait for an analyst, by score, and what was decided
+    te:P again:P           an end of the training log, what a restored store had forgotten of it
+    place:training         how many examples the trainer has learned, and their last numbers
     pend:P ledger:P        labels that wait for their decision; what became of labels
 
 All keys are of one primary: a commit may touch any of them.
@@ -230,6 +232,11 @@ class RedisStore:
         """Read an input's position and outbox in one command."""
         position, outbox = await self.redis.mget(f"pos:{name}", f"out:{name}")
         return Stored(None if position is None else as_bytes(position).decode(), as_bytes(outbox))
+
+    async def position(self, name: str) -> str | None:
+        """Read an input's position alone."""
+        position = await self.redis.get(f"pos:{name}")
+        return None if position is None else as_bytes(position).decode()
 
     async def entries(self, partition: int, packed: bytes) -> tuple[int, list[bytes | None]]:
         """Give the newest offset of an index (-1: none), and what stands at these places of it."""

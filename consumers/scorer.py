@@ -91,15 +91,19 @@ class Scorer(Part):
             offsets = [records[row].offset for row in rows]
             decided = decisions.records(TRANSACTIONS, self._partition, offsets)
             encoded = [encode_record(decision) for decision in decided]
-            changes = self._index_changes() + self._changes(decisions, decided, encoded)
+            indexed_ms = self._watermark_ms
+            changes = self._changes(decisions, decided, encoded)
         letters = [dead_letter(records[item.row], item.problem, stage=STAGE) for item in rejected]
         published = [
             OutboxRecord(DECISIONS, self._partition, decision.transaction_id.encode(), value)
             for decision, value in zip(decided, encoded, strict=True)
         ]
+        # Until here the outbox before was on its way.
+        await self._input.published()
+        changes = self._index_changes(indexed_ms) + changes
         position = f"{records[-1].offset + 1}:0"
         with timed(counts, "commit"):
-            committed = await self._input.commit(position, published + letters, changes)
+            committed = await self._input.begin(position, published + letters, changes)
         if not committed:
             await self._refused()
             return True
@@ -111,14 +115,21 @@ class Scorer(Part):
 
     async def tick(self) -> None:
         """Where no batch has come for a while, put the last decisions into the index."""
+        if not await self._input.is_current():
+            await self._refused()
+            return
         position, self._ticked = self._ticked, self._input.position
-        changes = self._index_changes()
+        changes = self._index_changes(self._watermark_ms)
         if position is None or position != self._input.position or not changes:
             return
         if await self._input.commit(f"{self.position}:1", [], changes):
             self._parts.counts.commits += 1
         else:
             await self._refused()
+
+    async def end(self) -> None:
+        """Let go of the partition once the last outbox is published."""
+        await self._input.published()
 
     async def _refused(self) -> None:
         self._parts.counts.commits_refused += 1
@@ -130,11 +141,11 @@ class Scorer(Part):
         position = self._input.position
         return None if position is None else int(position.partition(":")[0])
 
-    def _index_changes(self) -> list[Change]:
+    def _index_changes(self, watermark_ms: int) -> list[Change]:
         p, limit = self._partition, self._parts.settings.feedback_limit
         changes = index_changes(p, self._input.landed, limit=limit)
         # The index lies one commit behind `wm`: no label may be given up by a time it has not seen.
-        return [*changes, ("SET", f"wi:{p}", self._watermark_ms)] if changes else []
+        return [*changes, ("SET", f"wi:{p}", watermark_ms)] if changes else []
 
     def _changes(
         self, decisions: Decisions, decided: list[DecisionRecord], encoded: list[bytes]

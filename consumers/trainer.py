@@ -3,7 +3,9 @@
 It folds the `training` log: test, then train, in the order of the log. One commit holds the
 training offset, the rows it changed and the snapshots to publish (`pipeline/commit.py`). A restart
 reads the newest snapshot, folds again from there to the committed offset for the models alone,
-since the rows hold those examples already, and goes on.
+since the rows hold those examples already, and goes on. Where Redis was restored from an older
+copy, the snapshot is ahead of the rows: then the log is folded again from the copy's own place,
+and the models, which know how much they have learned, learn nothing twice.
 
 A second trainer stands by (`consumers/lease.py`): it folds what the first has committed, compares
 its own snapshots with those, byte for byte, and goes on where the first ended. Whoever is refused,
@@ -34,10 +36,10 @@ from consumers.watchdog import keep_watching_the_loop
 from models import check_kept, make_model
 from models.contract import Model
 from models.snapshot import Snapshot, decode, encode
-from pipeline.commit import Change, Input, OutboxRecord, Stored, decode_outbox
+from pipeline.commit import Change, Input, OutboxRecord, Stored, decode_outbox, resume_at
 from pipeline.counts import TrainerCounts
 from pipeline.engine import Version
-from pipeline.errors import CommitError, SnapshotError
+from pipeline.errors import SnapshotError
 from pipeline.features import FeatureKernel
 from pipeline.learner import Learner
 from pipeline.places import Place, Places
@@ -49,6 +51,8 @@ from pipeline.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
 
+# Beside the position: how many examples are behind it, and the last number of each partition.
+PLACE_KEY = "place:training"
 POLL_MS = 100
 # How often a trainer that stands by looks at what the other has done.
 STANDBY_SECONDS = 1.0
@@ -169,25 +173,30 @@ class Trainer:
         self._learner = self._new_learner(self._fresh_models(), {})
         self._places = Places()
         self._published_at, self._published_offset = 0.0, -1
-        committed = _offset((await self._store.load(TRAINING)).position)
+        # The pointer first: one that is ahead of the position says that Redis is an older copy.
         snapshots, pointer = await asyncio.to_thread(self._read_models)
-        start = self._restored(snapshots, pointer, committed)
+        found = await self._store.redis.mget(f"pos:{TRAINING}", PLACE_KEY)
+        position, stored = as_bytes(found[0]).decode(), _place(as_bytes(found[1]))
+        committed = _offset(position)
         place = TopicPartition(TRAINING, 0)
+        first = (await asyncio.to_thread(consumer.beginning_offsets, [place]))[place]
+        end = (await asyncio.to_thread(consumer.end_offsets, [place]))[place]
+        # One that was published from elsewhere has no marks, and stands for more than this log.
+        if pointer is not None and pointer.marks and pointer.training_offset <= end:
+            self._take(snapshots, pointer, committed, stored)
+        name, is_new = f"{TRAINING}[{place.partition}]", not position and self._published_offset < 0
+        resume_at(name, committed if position else None, first=first, end=end)
+        reading = None if is_new else self._learner.offset
         consumer.assign([place])
-        consumer.seek(place, self._learner.offset)
+        consumer.seek(place, resume_at(name, reading, first=first, end=end))
         await self._fold_to(consumer, committed)
-        logger.info("trainer built: training_offset=%d snapshot=%d", committed, start)
+        logger.info(
+            "trainer built: training_offset=%d snapshot=%d",
+            committed, max(0, self._published_offset),
+        )  # fmt: skip
 
     async def _fold_to(self, consumer: Any, committed: int) -> None:
         """Learn up to an offset for the models alone: the rows hold those examples already."""
-        place = TopicPartition(TRAINING, 0)
-        if self._learner.offset < committed:
-            end = (await asyncio.to_thread(consumer.end_offsets, [place]))[place]
-            if end < committed:
-                raise CommitError(
-                    f"the training log ends at {end}, but {committed} records of it were learned: "
-                    "the topic was made anew, or Redis is that of another cluster"
-                )
         while self._learner.offset < committed:
             records = await self._poll(consumer, most=committed - self._learner.offset)
             await self._learn(self._learner.fresh(_examples(records)), records, profiles=False)
@@ -205,24 +214,27 @@ class Trainer:
             if other != value:
                 logger.error("trainers disagree: version=%s is other bytes here", name)
 
-    def _restored(
-        self, snapshots: dict[str, Snapshot], pointer: Champion | None, committed: int
-    ) -> int:
-        """Take the models of the newest versions, if they are ours; gives their offset."""
-        if pointer is None or pointer.training_offset > committed:
-            return 0
+    def _take(
+        self,
+        snapshots: dict[str, Snapshot],
+        pointer: Champion,
+        committed: int,
+        stored: Place,
+    ) -> None:
+        """Take the models of the newest versions, if they are ours, with the place to fold from."""
         found = [snapshots.get(name) for name in (pointer.version, *pointer.challengers)]
         models = {item.model.name: item.model for item in found if item is not None}
         fitting = all(item and item.schema_hash == self._kernel.schema_hash for item in found)
         if not fitting or set(models) != set(self._names):
             # Other models or features than before: the log gives them from its beginning.
-            return 0
+            return
         marks = _numbers(pointer.marks)
         self._learner = self._new_learner([models[name] for name in self._names], marks)
-        self._learner.go_back(self._first_place(pointer))
+        start = self._first_place(pointer)
+        # The rows are older than the models: whatever they miss is folded again as well.
+        self._learner.go_back(start if start.offset <= committed else stored)
         self._places.note(self._learner.place)
         self._published_offset = pointer.training_offset
-        return pointer.training_offset
 
     def _first_place(self, pointer: Champion) -> Place:
         """Say from where on the log must be read for the models of these versions."""
@@ -281,7 +293,8 @@ class Trainer:
         # Every step has a position of its own, so that one that only publishes is fenced as well.
         self._steps += 1
         position = f"{self._learner.offset}:{self._steps}"
-        if not await self._input.commit(position, records, changes):
+        place = msgspec.json.encode(_window_place(self._learner.place))
+        if not await self._input.commit(position, records, [*changes, ("SET", PLACE_KEY, place)]):
             logger.warning("another trainer is at work: this one was refused, and stands by")
             self.counts.refused += 1
             return False
@@ -325,7 +338,8 @@ class Trainer:
     def _due_records(self) -> list[OutboxRecord]:
         """Give the snapshots to publish, if something was learned and it is time."""
         elapsed = time.monotonic() - self._published_at
-        if self._learner.offset in {0, self._published_offset}:
+        # Models that are ahead of the rows would be named after an offset that is not theirs.
+        if self._learner.offset <= max(0, self._published_offset):
             return []
         if elapsed < self._settings.snapshot_interval_seconds:
             return []
@@ -367,7 +381,7 @@ class Trainer:
         if place is None:
             return None
         self._places.forget_before(place)
-        return WindowPlace(place.offset, place.learned, _texts(place.marks))
+        return _window_place(place)
 
     def _count(self, examples: Sequence[TrainingExample], seconds: float) -> None:
         for example in examples:
@@ -383,6 +397,18 @@ def _offset(position: str | None) -> int:
 async def _pause(stop: asyncio.Event, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), max(0.0, seconds))
+
+
+def _window_place(place: Place) -> WindowPlace:
+    return WindowPlace(place.offset, place.learned, _texts(place.marks))
+
+
+def _place(stored: bytes) -> Place:
+    """Read where the rows stand; a store that does not say begins at the beginning."""
+    if not stored:
+        return Place(0, 0, {})
+    found = msgspec.json.decode(stored, type=WindowPlace)
+    return Place(found.offset, found.learned, _numbers(found.marks))
 
 
 def _texts(marks: dict[int, int]) -> dict[str, int]:

@@ -31,7 +31,6 @@ from consumers.outbox_publisher import OutboxPublisher
 from consumers.outcome_reader import OutcomeReader
 from consumers.redis_store import RedisStore
 from consumers.scorer import Parts, Scorer
-from consumers.timing import timed
 from consumers.watchdog import (
     Progress,
     Watchdog,
@@ -137,9 +136,13 @@ class Worker:
         end_soon()
         await self._stop(running)
 
-    async def _publish(self, records: Sequence[OutboxRecord]) -> Sequence[int]:
-        with timed(self.counts, "publish"):
-            return await self._publisher.publish(records)
+    async def _publish(self, records: Sequence[OutboxRecord]) -> Awaitable[Sequence[int]]:
+        started = time.perf_counter()
+        landed = await self._publisher.publish(records)
+        # However late it is awaited, the stage ends with the acknowledgement.
+        stage = self.counts.stage_seconds["publish"]
+        landed.add_done_callback(lambda _: stage.observe(time.perf_counter() - started))
+        return landed
 
     async def _stop(self, running: Sequence[asyncio.Task[None]]) -> None:
         for task in running:

@@ -14,7 +14,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline.commit import Change, Input, OutboxRecord, Store, Stored, UnknownResultError
+from pipeline.commit import (
+    Change,
+    Input,
+    OutboxRecord,
+    State,
+    Store,
+    Stored,
+    UnknownResultError,
+    resume_at,
+)
 from pipeline.errors import CommitError
 
 NAME = "transactions:0"
@@ -48,6 +57,9 @@ class MemoryStore:
         await step()
         return found
 
+    async def position(self, name: str) -> str | None:
+        return (await self.load(name)).position
+
     async def commit(
         self, name: str, expected: str | None, stored: Stored, changes: Sequence[Change]
     ) -> bool:
@@ -70,27 +82,58 @@ class MemoryStore:
         return True
 
 
+class Acknowledgement:
+    """What is awaited of records that were handed over; each step lands one of them."""
+
+    def __init__(self, log: list[OutboxRecord], records: Sequence[OutboxRecord]) -> None:
+        self._log, self._records = log, records
+
+    def __await__(self) -> Generator[None, None, list[int]]:
+        offsets = []
+        for record in self._records:
+            yield
+            offsets.append(len(self._log))
+            self._log.append(record)
+        yield
+        return offsets
+
+
 class RecordingPublisher:
     """Keeps what is published, record by record."""
 
     def __init__(self) -> None:
+        self.handed_over: list[OutboxRecord] = []
         self.published: list[OutboxRecord] = []
 
-    async def __call__(self, records: Sequence[OutboxRecord]) -> Sequence[int]:
-        offsets = []
-        for record in records:
-            await step()
-            offsets.append(len(self.published))
-            self.published.append(record)
+    async def __call__(self, records: Sequence[OutboxRecord]) -> Acknowledgement:
+        self.handed_over += records
         await step()
-        return offsets
+        return Acknowledgement(self.published, records)
+
+
+class FailedAcknowledgement:
+    """Says that records did not arrive."""
+
+    def __await__(self) -> Generator[None, None, list[int]]:
+        yield
+        raise ConnectionError
 
 
 class FailingPublisher:
     """Never gets an acknowledgement."""
 
-    async def __call__(self, records: Sequence[OutboxRecord]) -> Sequence[int]:
-        raise ConnectionError
+    async def __call__(self, records: Sequence[OutboxRecord]) -> FailedAcknowledgement:
+        return FailedAcknowledgement()
+
+
+class FailsOnce:
+    """Gets its second acknowledgement no sooner than it is asked again."""
+
+    def __init__(self, publish: RecordingPublisher) -> None:
+        self._publish, self._calls = publish, count()
+
+    async def __call__(self, records: Sequence[OutboxRecord]) -> Any:
+        return FailedAcknowledgement() if next(self._calls) == 1 else await self._publish(records)
 
 
 class ForgetfulInput(Input):
@@ -98,6 +141,7 @@ class ForgetfulInput(Input):
 
     async def recover(self) -> str | None:
         self.position = (await self._store.load(self._name)).position
+        self._state = State.SETTLED
         return self.position
 
 
@@ -124,6 +168,17 @@ def record(key: str, value: str = "v") -> OutboxRecord:
     return OutboxRecord("decisions", 0, key.encode(), value.encode(), [("h", b"x")])
 
 
+def recovered(store: Store, publish: Any, *, owner: str = "first") -> Input:
+    taken = owned(store, publish, owner=owner)
+    run(taken.recover())
+    return taken
+
+
+def dying(store: Store) -> Input:
+    """Give an owner that will never publish."""
+    return recovered(store, FailsOnce(RecordingPublisher()), owner="dead")
+
+
 def owned(store: Store, publish: Any, *, owner: str = "first", kind: type[Input] = Input) -> Input:
     return kind(store, publish, name=NAME, owner=owner)
 
@@ -142,17 +197,19 @@ def test_a_commit_stores_and_then_publishes() -> None:
 
 def test_nothing_is_published_before_it_is_committed() -> None:
     store, publish = MemoryStore(), RecordingPublisher()
-    running = owned(store, publish).commit("5", [record("a")], [])
+    taken = owned(store, publish)
+    run(taken.recover())
+    running = taken.commit("5", [record("a")], [])
 
     while advance(running):
-        assert not publish.published or store.commits
+        assert not publish.handed_over or store.commits
     assert publish.published == [record("a")]
 
 
 def test_a_new_owner_publishes_what_the_last_one_committed() -> None:
     store = MemoryStore()
     with pytest.raises(ConnectionError):
-        run(owned(store, FailingPublisher()).commit("5", [record("a"), record("b")], []))
+        run(dying(store).commit("5", [record("a"), record("b")], []))
     publish = RecordingPublisher()
 
     position = run(owned(store, publish, owner="second").recover())
@@ -161,19 +218,57 @@ def test_a_new_owner_publishes_what_the_last_one_committed() -> None:
     assert publish.published == [record("a"), record("b")]
 
 
-def test_an_owner_that_could_not_publish_does_not_move_on() -> None:
-    taken = owned(MemoryStore(), FailingPublisher())
+def test_an_owner_that_could_not_publish_takes_over_before_he_moves_on() -> None:
+    store, publish = MemoryStore(), RecordingPublisher()
+    taken = recovered(store, FailsOnce(publish))
 
     with pytest.raises(ConnectionError):
         run(taken.commit("5", [record("a")], []))
+    with pytest.raises(AssertionError, match="takes over"):
+        run(taken.commit("6", [record("b")], []))
 
-    assert taken.position is None
+    assert run(taken.recover()) == "5"
+    assert run(taken.commit("6", [record("b")], [])) is True
+    assert publish.published == [record("a"), record("b")]
+
+
+def test_an_owner_that_has_not_taken_over_cannot_commit() -> None:
+    store = MemoryStore()
+
+    with pytest.raises(AssertionError, match="takes over"):
+        run(owned(store, RecordingPublisher()).commit("5", [record("a")], []))
+    assert store.commits == []
+
+
+def test_the_next_batch_may_be_computed_while_the_last_one_is_published() -> None:
+    store, publish = MemoryStore(), RecordingPublisher()
+    taken = recovered(store, publish)
+
+    assert run(taken.begin("5", [record("a")], [])) is True
+    assert (taken.position, store.stored.position, publish.published) == ("5", "5", [])
+
+    running = taken.begin("6", [record("b")], [])
+    while advance(running):
+        # Not stored before the outbox before has landed.
+        assert publish.published == [record("a")] or store.stored.position == "5"
+    assert taken.landed == [(record("a"), 0)]
+    assert run(taken.published()) == [(record("b"), 1)]
+
+
+def test_whoever_takes_over_anew_waits_for_what_he_sent_himself() -> None:
+    store, publish = MemoryStore(), RecordingPublisher()
+    taken = recovered(store, publish)
+    run(taken.begin("5", [record("a"), record("b")], []))
+
+    assert run(taken.recover()) == "5"
+
+    assert publish.published == [record("a"), record("b")] * 2
+    assert [offset for _, offset in taken.landed] == [2, 3]
 
 
 def test_a_stale_commit_is_refused_and_changes_nothing() -> None:
     store, publish = MemoryStore(), RecordingPublisher()
-    zombie, owner = owned(store, publish), owned(store, publish, owner="second")
-    run(zombie.recover())
+    zombie, owner = recovered(store, publish), recovered(store, publish, owner="second")
     run(owner.commit("5", [record("a")], [("SET", "x")]))
     before = store.stored
 
@@ -186,10 +281,9 @@ def test_a_stale_commit_is_refused_and_changes_nothing() -> None:
 
 def test_whoever_is_refused_publishes_the_outbox_that_stands_before_anything_else() -> None:
     store, publish = MemoryStore(), RecordingPublisher()
-    zombie = owned(store, publish)
-    run(zombie.recover())
+    zombie = recovered(store, publish)
     with pytest.raises(ConnectionError):
-        run(owned(store, FailingPublisher(), owner="dead").commit("5", [record("a")], []))
+        run(dying(store).commit("5", [record("a")], []))
 
     run(zombie.commit("3", [record("z")], []))
 
@@ -204,7 +298,7 @@ def test_whoever_is_refused_publishes_the_outbox_that_stands_before_anything_els
 )
 def test_without_an_answer_the_store_says_whether_it_happened(fates: list[str]) -> None:
     store, publish = MemoryStore(iter(fates)), RecordingPublisher()
-    taken = owned(store, publish)
+    taken = recovered(store, publish)
 
     assert run(taken.commit("5", [record("a")], [("INCR", "n")])) is True
 
@@ -214,8 +308,8 @@ def test_without_an_answer_the_store_says_whether_it_happened(fates: list[str]) 
 
 
 def test_an_equal_commit_of_another_owner_is_not_taken_for_ones_own() -> None:
-    store, publish = MemoryStore(iter([ANSWERED, LOST])), RecordingPublisher()
-    first, second = owned(store, publish), owned(store, publish, owner="second")
+    store, publish = MemoryStore(iter([ANSWERED, LOST, ANSWERED])), RecordingPublisher()
+    first, second = recovered(store, publish), recovered(store, publish, owner="second")
     run(first.commit("5", [record("a")], []))
 
     assert run(second.commit("5", [record("a")], [])) is False
@@ -223,7 +317,7 @@ def test_an_equal_commit_of_another_owner_is_not_taken_for_ones_own() -> None:
 
 def test_a_commit_that_happens_after_it_was_sent_again_changes_nothing() -> None:
     store, publish = MemoryStore(iter([LATE, ANSWERED])), RecordingPublisher()
-    taken = owned(store, publish)
+    taken = recovered(store, publish)
     assert run(taken.commit("5", [record("a")], [("INCR", "n")])) is True
 
     [late] = store.late
@@ -245,7 +339,7 @@ class TardyStore(MemoryStore):
 
 def test_a_commit_that_was_sent_again_is_not_refused_by_its_own_first_success() -> None:
     store, publish = TardyStore(iter([LATE, ANSWERED])), RecordingPublisher()
-    taken = owned(store, publish)
+    taken = recovered(store, publish)
 
     assert run(taken.commit("5", [record("a")], [("INCR", "n")])) is True
 
@@ -253,8 +347,25 @@ def test_a_commit_that_was_sent_again_is_not_refused_by_its_own_first_success() 
     assert store.changes == Counter({("INCR", "n"): 1})
 
 
+def test_an_idle_owner_publishes_what_another_one_committed_late() -> None:
+    store, publish = MemoryStore(iter([LATE])), RecordingPublisher()
+    dead = recovered(store, publish, owner="dead")
+    running = dead.commit("5", [record("a")], [])
+    while not store.late:
+        advance(running)
+    running.close()
+    taken = recovered(store, publish, owner="second")
+    assert run(taken.is_current()) is True
+
+    store.apply(*store.late[0])
+
+    assert run(taken.is_current()) is False
+    assert (taken.position, publish.published) == ("5", [record("a")])
+    assert run(taken.is_current()) is True
+
+
 def test_a_step_that_moves_nothing_is_a_mistake_of_ours() -> None:
-    taken = owned(MemoryStore(), RecordingPublisher())
+    taken = recovered(MemoryStore(), RecordingPublisher())
     run(taken.commit("5", [], []))
 
     with pytest.raises(AssertionError, match="fenced"):
@@ -277,7 +388,7 @@ def test_a_record_comes_back_from_the_outbox_as_it_was() -> None:
     odd = OutboxRecord("t", 7, None, None, [])
     bytes_of_all_kinds = OutboxRecord("t", 0, b"\xff\0", bytes(range(256)), [("n", b"\xff")])
     store, publish = MemoryStore(), RecordingPublisher()
-    run(owned(store, publish).commit("1", [odd, bytes_of_all_kinds], []))
+    run(recovered(store, publish).commit("1", [odd, bytes_of_all_kinds], []))
 
     run(owned(store, publish, owner="second").recover())
 
@@ -286,7 +397,7 @@ def test_a_record_comes_back_from_the_outbox_as_it_was() -> None:
 
 def damaged() -> dict[str, bytes]:
     store = MemoryStore()
-    run(owned(store, RecordingPublisher()).commit("5", [record("a")], []))
+    run(recovered(store, RecordingPublisher()).commit("5", [record("a")], []))
     whole = store.stored.outbox
     return {
         "cut": whole[:-1],
@@ -311,6 +422,17 @@ def test_a_damaged_outbox_is_said_and_never_passed_over(outbox: bytes) -> None:
     assert publish.published == []
 
 
+@pytest.mark.parametrize(("position", "expected"), [(None, 3), (3, 3), (5, 5), (7, 7)], ids=str)
+def test_a_log_is_read_on_where_the_store_stands(position: int | None, expected: int) -> None:
+    assert resume_at("transactions[2]", position, first=3, end=7) == expected
+
+
+@pytest.mark.parametrize("position", [-1, 0, 2, 8])
+def test_a_position_that_the_log_does_not_hold_is_never_passed_over(position: int) -> None:
+    with pytest.raises(CommitError, match=rf"transactions\[2\] .* 3 to 7, .* at {position}: "):
+        resume_at("transactions[2]", position, first=3, end=7)
+
+
 EVENTS = 8
 
 
@@ -332,7 +454,10 @@ class Simulation:
         while (start := int(taken.position or 0)) < EVENTS:
             events = range(start, min(start + self._random.randint(1, 3), EVENTS))
             records = [record(str(number), owner) for number in events]
-            await taken.commit(str(events.stop), records, [(number,) for number in events])
+            # Half of the owners compute while they publish.
+            step_on = taken.begin if int(owner[-1]) % 2 else taken.commit
+            await step_on(str(events.stop), records, [(number,) for number in events])
+        await taken.published()
 
     def check(self) -> None:
         """Say what must hold once an owner has come to the end."""

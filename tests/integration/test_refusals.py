@@ -1,14 +1,18 @@
 """A worker whose settings or store do not fit its Kafka ends, and says why in one line; one whose
 Kafka has forgotten its oldest records begins where the log does."""
 
+from contextlib import closing
+
 import pytest
 import redis
 from kafka import TopicPartition
+from kafka.structs import OffsetAndMetadata
 
+from consumers.worker import GROUP
 from pipeline.settings import Settings
-from pipeline.topics import FEEDBACK, TRANSACTIONS
+from pipeline.topics import DECISIONS, FEEDBACK, TRANSACTIONS
 from stack.topic_setup import administration
-from tests.integration.processes import Processes, key_of, keyed, send
+from tests.integration.processes import START_SECONDS_MAX, Log, Processes, key_of, keyed, send
 from tests.strategies import event_bytes
 from tests.waiting import wait_until
 
@@ -19,7 +23,11 @@ def last_words(settings: Settings, **changes: object) -> tuple[int | None, str]:
     """Run a worker to its end; give its exit code and the last line it said."""
     with Processes(settings, **changes) as processes:
         started = processes.start("worker").started
-        wait_until(lambda: started.process.poll() is not None, "the worker has ended")
+        wait_until(
+            lambda: started.process.poll() is not None,
+            "the worker has ended",
+            seconds_max=START_SECONDS_MAX,
+        )
         return started.process.returncode, started.log.read_text().splitlines()[-1]
 
 
@@ -33,6 +41,23 @@ def test_a_store_that_stands_outside_of_the_log_is_never_passed_over(
 
     assert code == 1
     assert f"transactions[2] holds offsets 0 to 0, but the store stands at {position}" in line
+
+
+def test_the_store_and_not_the_group_says_where_reading_begins(settings: Settings) -> None:
+    card = key_of(2, settings)
+    names = [f"t{number}" for number in range(12)]
+    events = [event_bytes(transaction_id=name, card_id=card) for name in names]
+    send(settings, TRANSACTIONS, [keyed(settings, card, event) for event in events])
+    with administration(settings.kafka_servers) as admin:
+        place = TopicPartition(TRANSACTIONS, 2)
+        admin.alter_group_offsets(GROUP, {place: OffsetAndMetadata(len(names), "", None)})
+    with redis.from_url(settings.redis_url) as client, Processes(settings) as processes:
+        client.set(f"pos:{TRANSACTIONS}:2", "3:0")
+        processes.ready("worker")
+        with closing(Log(settings, DECISIONS)) as log:
+            wait_until(lambda: len(log.read()) >= len(names) - 3, "what is left is decided")
+
+            assert [record.key.decode() for record in log.read()] == names[3:]
 
 
 def test_a_number_of_partitions_that_is_not_the_topics_is_refused(settings: Settings) -> None:

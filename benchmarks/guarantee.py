@@ -1,0 +1,204 @@
+"""Measure what the guarantee costs: `python -m benchmarks.guarantee`.
+
+The scorers of four partitions decide the same events on a real Redis (which writes every commit to
+the disk before it answers) and a real Kafka, batch by batch, in one process, in four ways:
+
+    fenced       as the worker does: state, position and outbox in one commit, then publication,
+                 while the next batch is computed
+    in turn      the same, but the next batch waits until the publication is acknowledged
+    state only   state and position are stored, but no outbox: a crash loses decisions
+    none         decided and published; nothing is stored, so a crash loses state and decisions
+
+What the guarantee costs is the difference between `fenced` and `none`. The ways take turns, and the
+best of some rounds counts, since other programs only ever make a round slower.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+
+from benchmarks.machine import machine
+from consumers.dead_letters import InputRecord
+from consumers.model_feed import ModelFeed
+from consumers.outbox_publisher import OutboxPublisher
+from consumers.redis_store import RedisStore
+from consumers.scorer import Parts, Scorer
+from pipeline.commit import Change, Stored
+from pipeline.counts import WorkerCounts
+from pipeline.partitioner import partition_of
+from pipeline.schema import Schema, load_schema
+from pipeline.settings import Settings
+from pipeline.topics import TRANSACTIONS
+from pipeline.warm_up import warm_up
+from producers.batch import joined
+from producers.encoding import TransactionEncoder
+from producers.feed import limited
+from producers.simulator import SimulatorOptions, simulate
+from stack.servers import Endpoints, Stack
+
+WAYS = ("fenced", "in turn", "state only", "none")
+SIZES = (100, 500, 1_000)
+CUSTOMERS, TERMINALS = 5_000, 10_000
+
+
+class StateStore(RedisStore):
+    """Stores state and position, and no outbox."""
+
+    async def commit(
+        self, name: str, expected: str | None, stored: Stored, changes: Sequence[Change]
+    ) -> bool:
+        """Store all but the outbox."""
+        return await super().commit(name, expected, Stored(stored.position, b""), changes)
+
+
+class NoStore(RedisStore):
+    """Stores nothing."""
+
+    async def commit(
+        self, name: str, expected: str | None, stored: Stored, changes: Sequence[Change]
+    ) -> bool:
+        """Say that it was done."""
+        return True
+
+
+STORES = {"fenced": RedisStore, "in turn": RedisStore, "state only": StateStore, "none": NoStore}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an event takes in one way: wall clock, and processor time of the worker alone."""
+
+    way: str
+    batch: int
+    events_per_second: int
+    us_per_event: float
+    cpu_us_per_event: float
+
+
+def traffic(schema: Schema, settings: Settings, events: int) -> list[list[InputRecord]]:
+    """Give encoded events as each partition would hold them."""
+    world = SimulatorOptions(customers=CUSTOMERS, terminals=TERMINALS, days=events // CUSTOMERS + 2)
+    batch = joined(list(limited(simulate(world), events)))
+    found: list[list[InputRecord]] = [[] for _ in range(settings.partitions)]
+    for key, value in zip(batch.keys[0], TransactionEncoder(schema).encode(batch), strict=True):
+        part = found[partition_of(key.encode(), settings.partitions)]
+        p = partition_of(key.encode(), settings.partitions)
+        part.append(InputRecord(TRANSACTIONS, p, len(part), key.encode(), value))
+    return found
+
+
+class Bench:
+    """Real servers, and the same events again and again."""
+
+    def __init__(self, settings: Settings, endpoints: Endpoints, events: int) -> None:
+        self._settings, self._endpoints = settings, endpoints
+        self._schema = load_schema(settings.schema)
+        self._events = traffic(self._schema, settings, events)
+        self._publisher = OutboxPublisher(endpoints.kafka_servers)
+
+    async def run(self, rounds: int) -> list[Cost]:
+        """Let the ways take turns, and keep the best of each."""
+        warm_up(self._schema, self._settings)
+        await self._publisher.start()
+        best: dict[tuple[str, int], Cost] = {}
+        for number in range(rounds):
+            for size in SIZES:
+                for way in WAYS:
+                    cost = await self._measured(way, size)
+                    known = best.get((way, size), cost)
+                    best[way, size] = min(known, cost, key=lambda item: item.us_per_event)
+            _say(f"round {number + 1} of {rounds} is done")
+        await self._publisher.stop()
+        return [best[way, size] for size in SIZES for way in WAYS]
+
+    async def _measured(self, way: str, size: int) -> Cost:
+        store = STORES[way](self._endpoints.redis_url, retry_seconds_max=10)
+        await store.redis.flushall()
+        parts = Parts(
+            settings=self._settings,
+            schema=self._schema,
+            store=store,
+            publish=self._publisher.publish,
+            kafka_servers=self._endpoints.kafka_servers,
+            feed=ModelFeed(self._endpoints.kafka_servers, self._schema, self._settings),
+            counts=WorkerCounts(schema=self._schema.name),
+            owner="bench",
+        )
+        scorers = [Scorer(parts, p) for p in range(self._settings.partitions)]
+        for scorer in scorers:
+            await scorer.recover()
+        started, cpu = time.perf_counter(), time.process_time()
+        await asyncio.gather(
+            *(
+                _decide(scorer, records, size, in_turn=way == "in turn")
+                for scorer, records in zip(scorers, self._events, strict=True)
+            )
+        )
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        await store.close()
+        events = sum(map(len, self._events))
+        return Cost(
+            way,
+            size,
+            round(events / seconds),
+            round(seconds / events * 1e6, 1),
+            round(cpu / events * 1e6, 1),
+        )
+
+
+async def _decide(
+    scorer: Scorer, records: Sequence[InputRecord], size: int, *, in_turn: bool
+) -> None:
+    for first in range(0, len(records), size):
+        await scorer.handle(records[first : first + size])
+        if in_turn:
+            # A part lets go once its last outbox is published.
+            await scorer.end()
+    await scorer.end()
+
+
+def table(costs: Sequence[Cost]) -> list[str]:
+    """Give the figures as aligned lines, with what each way costs beside doing nothing."""
+    bare = {cost.batch: cost for cost in costs if cost.way == "none"}
+    lines = ["batch  way          events/s   us/event   beside none        CPU us/event"]
+    for cost in costs:
+        beside = cost.us_per_event - bare[cost.batch].us_per_event
+        share = 1 - cost.events_per_second / bare[cost.batch].events_per_second
+        lines.append(
+            f"{cost.batch:>5}  {cost.way:<11} {cost.events_per_second:>9,} "
+            f"{cost.us_per_event:>10.1f}   {beside:>+6.1f} us {share:>6.1%} "
+            f"{cost.cpu_us_per_event:>14.1f}"
+        )
+    return lines
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@click.command()
+@click.option("--events", default=40_000, show_default=True, help="Events of each run.")
+@click.option("--rounds", default=5, show_default=True, help="Rounds, of which the best counts.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the JSON to a file as well.")
+def main(events: int, rounds: int, as_json: bool, out: Path | None) -> None:
+    """Measure what the fenced commit costs on this machine."""
+    with TemporaryDirectory(prefix="fraudstream-") as folder:
+        settings = replace(Settings(), state_dir=folder)
+        with Stack(settings, attached=True, say=_say) as endpoints:
+            costs = asyncio.run(Bench(settings, endpoints, events).run(rounds))
+    found = {"events": events, "rounds": rounds, "costs": [asdict(cost) for cost in costs]}
+    record = json.dumps(found | {"machine": machine()}, indent=1)
+    if out is not None:
+        out.write_text(record + "\n", encoding="utf-8")
+    click.echo(record if as_json else "\n".join(table(costs)))
+
+
+if __name__ == "__main__":
+    main()
