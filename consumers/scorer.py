@@ -4,12 +4,14 @@ Its position is `offset:step`: the next offset of `transactions`, and 1 once a s
 has put into the index where the last decisions landed. Usually the next batch does that.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from consumers.dead_letters import InputRecord, dead_letter
 from consumers.lane import Part
 from consumers.model_feed import ModelFeed
+from consumers.redis_ids import RedisIds
 from consumers.redis_profiles import RedisProfiles
 from consumers.redis_store import RedisStore
 from consumers.timing import timed
@@ -22,6 +24,7 @@ from pipeline.events import Rejected, TransactionDecoder
 from pipeline.features import unusual_amounts
 from pipeline.feedback import MemoryWaiting
 from pipeline.policy import REVIEW
+from pipeline.recent_ids import conflict
 from pipeline.records import ACTIONS, DecisionRecord, encode_record
 from pipeline.schema import Schema
 from pipeline.settings import Settings
@@ -56,7 +59,9 @@ class Scorer(Part):
         self._admission = Admission(parts.schema, parts.settings, partition)
         self._profiles = RedisProfiles(parts.store.redis, parts.schema, partition)
         # Labels are joined by the labeller, from Redis.
-        self._engine = Engine(parts.schema, parts.settings, self._profiles, MemoryWaiting(1))
+        self._ids = RedisIds(parts.store, parts.settings)
+        waiting = MemoryWaiting(1)
+        self._engine = Engine(parts.schema, parts.settings, self._profiles, waiting, self._ids)
         name = f"{TRANSACTIONS}:{partition}"
         self._input = Input(parts.store, parts.publish, name=name, owner=parts.owner)
         self._watermark_ms = 0
@@ -84,14 +89,24 @@ class Scorer(Part):
             rejected += refused
         late = int((batch.event_time_ms < self._watermark_ms - LATE_MS).sum())
         with timed(counts, "read"):
-            await self._profiles.load(batch)
+            # Side by side: one wait for both.
+            await asyncio.gather(
+                self._profiles.load(batch), self._ids.load(batch, watermark_ms=self._watermark_ms)
+            )
         with timed(counts, "decide"):
             self._engine.adopt(*self._parts.feed.in_force)
             decisions = self._engine.decide(batch)
             offsets = [records[row].offset for row in rows]
             decided = decisions.records(TRANSACTIONS, self._partition, offsets)
             encoded = [encode_record(decision) for decision in decided]
-            changes = self._index_changes() + self._changes(decisions, decided, encoded)
+            rejected += [
+                Rejected(rows[row], conflict(self._schema)) for row in decisions.conflicts.tolist()
+            ]
+            changes = [
+                *self._ids.changes(),
+                *self._index_changes(),
+                *self._changes(decisions, decided, encoded),
+            ]
         letters = [dead_letter(records[item.row], item.problem, stage=STAGE) for item in rejected]
         published = [
             OutboxRecord(DECISIONS, self._partition, decision.transaction_id.encode(), value)
@@ -105,7 +120,7 @@ class Scorer(Part):
             return True
         counts.events += len(records)
         counts.late += late
-        counts.duplicates += len(batch) - len(decisions)
+        counts.duplicates += len(batch) - len(decisions) - len(decisions.conflicts)
         self._count(decisions, rejected)
         return True
 

@@ -88,6 +88,8 @@ class WorkerCounts:
         Transactions taken from the log, whatever became of them.
     duplicates
         Transactions decided before: not decided again.
+    ids_remembered, ids_dropped
+        Ids that were decided lately, and those that gave way at the limit; of all partitions.
     late
         Transactions behind the watermark of their partition by more than is allowed.
     rejected
@@ -115,6 +117,8 @@ class WorkerCounts:
     decisions: dict[Action, int] = field(default_factory=lambda: dict.fromkeys(ACTIONS, 0))
     rejected: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
     duplicates: int = 0
+    ids_remembered: int = 0
+    ids_dropped: int = 0
     late: int = 0
     labels: dict[tuple[Source, Verdict], int] = field(default_factory=_by_source_and_verdict)
     label_paths: dict[LabelPath, int] = field(default_factory=lambda: dict.fromkeys(LABEL_PATHS, 0))

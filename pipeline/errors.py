@@ -50,6 +50,8 @@ Reason = Literal[
     "wrong_partition",
     "out_of_time",
     "unknown_transaction",
+    "duplicate_conflict",
+    "internal_error",
 ]
 """Why an input became a dead letter; a closed list."""
 

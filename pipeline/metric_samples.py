@@ -21,6 +21,8 @@ def worker_samples(counts: WorkerCounts) -> list[Sample]:
         ("fraud_events_total", (counts.schema,), counts.events),
         *by_label("fraud_decisions_total", counts.decisions.items()),
         ("fraud_duplicate_events_total", (), counts.duplicates),
+        ("fraud_ids_remembered", (), counts.ids_remembered),
+        ("fraud_ids_dropped_total", (), counts.ids_dropped),
         ("fraud_late_events_total", (), counts.late),
         *by_label("fraud_dead_letters_total", counts.rejected.items()),
         *by_labels("fraud_labels_total", counts.labels.items()),

@@ -36,6 +36,8 @@ _WORKER = _rows(
     ("fraud_events_total", "counter", "Transactions taken from the log", ("schema",)),
     ("fraud_decisions_total", "counter", "Decisions committed", ("action",)),
     ("fraud_duplicate_events_total", "counter", "Transactions decided before", ()),
+    ("fraud_ids_remembered", "gauge", "Ids that were decided lately, of all partitions", ()),
+    ("fraud_ids_dropped_total", "counter", "Ids that gave way at the limit, of all partitions", ()),
     ("fraud_late_events_total", "counter", "Transactions behind the watermark", ()),
     ("fraud_dead_letters_total", "counter", "Inputs that became dead letters", ("reason",)),
     ("fraud_labels_total", "counter", "Labels decoded", ("source", "verdict")),
