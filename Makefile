@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo docs dashboards latency million handbook waiting bench-quality
+.PHONY: help setup test lint demo docs dashboards latency million handbook waiting recent-ids bench-quality
 
 BIN := .venv/bin
 STAMP := .venv/.made
@@ -50,6 +50,9 @@ handbook: setup ## Send the Fraud Detection Handbook's stream through at a speed
 
 waiting: setup ## Measure what a decision that waits for its label costs in Redis
 	@$(BIN)/python -m benchmarks.waiting_index $(ARGS)
+
+recent-ids: setup ## Measure what an id that is remembered costs in Redis
+	@$(BIN)/python -m benchmarks.recent_ids $(ARGS)
 
 bench-quality: setup ## Compare the models with others (hours; resumable, ARGS="--list" shows the rows)
 	@PATH="$$PATH:$(UV_HOME)/bin" uv sync --quiet --frozen --inexact --group bench

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from consumers.dead_letters import InputRecord, dead_letter
+from consumers.dead_letters import EventError, Headers, InputRecord, dead_letter, internal_error
 from consumers.decision_reader import DecisionReader
-from consumers.lane import Part
+from consumers.lane import Part, own_code
 from consumers.redis_store import as_bytes
 from consumers.scorer import Parts
 from consumers.waiting_store import load_entries, verdict_change
@@ -30,6 +30,7 @@ from pipeline.errors import Reason
 from pipeline.events import Label, LabelDecoder, Problem, Source, Verdict
 from pipeline.feedback import Settled, join, matured_label, went_through
 from pipeline.records import VERDICTS, DecisionRecord, decode_decisions, encode_record
+from pipeline.schema import Schema
 from pipeline.topics import FEEDBACK, TRAINING, TRANSACTIONS
 from pipeline.verdicts import KnownVerdict, LabelPath
 from pipeline.waiting_index import IndexEntry
@@ -74,6 +75,8 @@ class Pending(msgspec.Struct, frozen=True):
     offset: int
     key: bytes | None
     value: bytes
+    timestamp_ms: int | None = None
+    headers: Headers = ()
 
 
 PendingKey = tuple[str, str]
@@ -88,8 +91,8 @@ def key_of(label: Label) -> PendingKey:
 class _Step:
     """One step as it is put together: what it publishes, changes and counts."""
 
-    def __init__(self, partition: int, seq: int, matured: int) -> None:
-        self._partition = partition
+    def __init__(self, schema: Schema, partition: int, seq: int, matured: int) -> None:
+        self._schema, self._partition = schema, partition
         self._began_at = matured
         self.seq, self.matured = seq, matured
         self.waiting = LoadedWaiting()
@@ -141,7 +144,9 @@ class _Step:
     def wait(self, label: Label, record: InputRecord) -> None:
         """Let a label wait for its decision."""
         self.pending[key_of(label)] = (label, record)
-        pending = Pending(record.offset, record.key, record.value or b"")
+        pending = Pending(
+            record.offset, record.key, record.value or b"", record.timestamp_ms, record.headers
+        )
         stored = msgspec.msgpack.encode(pending)
         field = "/".join(key_of(label))
         self.changes.append(("HSET", f"pend:{self._partition}", field, stored))
@@ -158,7 +163,7 @@ class _Step:
             self._paths["unknown"] += 1
         else:
             self._ledger[REJECTED] += 1
-        self.records.append(dead_letter(record, problem, stage="label"))
+        self.records.append(dead_letter(record, problem, stage="label", schema=self._schema))
 
     def all_changes(self) -> list[Change]:
         """Give what the commit stores: verdicts, waiting labels, and the ledger."""
@@ -212,7 +217,10 @@ class Labeller(Part):
         pending = [msgspec.msgpack.decode(as_bytes(v), type=Pending) for v in stored.values()]
         self._pending = {}
         for item in sorted(pending, key=lambda item: item.offset):
-            record = self._record(item.offset, item.key, item.value)
+            record = InputRecord(
+                FEEDBACK, self._partition, item.offset, item.key, item.value,
+                timestamp_ms=item.timestamp_ms, headers=item.headers,
+            )  # fmt: skip
             label = self._decoder.decode_one(record.value)
             assert isinstance(label, Label), "only decoded labels were stored"
             self._pending[key_of(label)] = (label, record)
@@ -244,7 +252,8 @@ class Labeller(Part):
     async def handle(self, records: Sequence[InputRecord]) -> bool:
         """Join the first of these labels; `False` if no room is left for one that must wait."""
         step = self._step()
-        checked = [(record, self._checked(record)) for record in records]
+        with own_code():
+            checked = [(record, self._checked(record)) for record in records]
         labels = [label for _, label in checked if isinstance(label, Label)]
         ids = {label.transaction_id for label in labels}
         pending = [label for label, _ in self._pending.values() if label.transaction_id in ids]
@@ -253,9 +262,17 @@ class Labeller(Part):
         if not checked:
             return False
         self._join_pending(step, pending)
-        self._join(step, checked)
+        with own_code():
+            self._join(step, checked)
         await self._commit(step, checked[-1][0].offset + 1)
         return True
+
+    async def failed(self, records: Sequence[InputRecord], error: EventError) -> None:
+        """Make a dead letter of a single label that our own code failed on."""
+        if len(records) == 1:
+            step = self._step()
+            step.reject(records[0], internal_error(error.cause))
+            await self._commit(step, records[0].offset + 1)
 
     async def tick(self) -> None:
         """Do what time has made due: pending labels, and decisions that have matured."""
@@ -276,10 +293,7 @@ class Labeller(Part):
         self._seen = seen
 
     def _step(self) -> _Step:
-        return _Step(self._partition, self._seq, self._matured)
-
-    def _record(self, offset: int, key: bytes | None, value: bytes | None) -> InputRecord:
-        return InputRecord(FEEDBACK, self._partition, offset, key, value)
+        return _Step(self._parts.schema, self._partition, self._seq, self._matured)
 
     def _checked(self, record: InputRecord) -> Label | Problem:
         label = self._decoder.decode_one(record.value)

@@ -133,7 +133,7 @@ local function release(packed, last)
     end
 end
 -- Looks through so many buckets. What every partition has left behind goes, and beyond the limit
--- the oldest of each bucket.
+-- the oldest: more of them the further beyond, so that a tenth more than the limit is never passed.
 local function sweep_ids(count, partitions, window_ms, limit, entries)
     local watermark
     for p = 0, partitions - 1 do
@@ -142,30 +142,30 @@ local function sweep_ids(count, partitions, window_ms, limit, entries)
     end
     local floor = math.floor(((watermark or 0) - window_ms) / 1000)
     local first = tonumber(redis.call('HGET', 'ids', 'sweep') or '0')
-    local expired, dropped = 0, 0
+    local is_beyond = entries > limit
+    local kept = {}
     for bucket = first, first + count - 1 do
         local key = 'd:' .. bucket % 65536
         local found = redis.call('HGETALL', key)
-        local kept = {}
         for at = 1, #found, 2 do
             local seconds = struct.unpack('<I4', found[at + 1])
             if seconds < floor then
                 redis.call('HDEL', key, found[at])
-                expired = expired + 1
-            elseif entries > limit then
-                kept[#kept + 1] = {seconds, found[at]}
+                entries = entries - 1
+            elseif is_beyond then
+                kept[#kept + 1] = {seconds, key, found[at]}
             end
         end
-        local excess = #kept - math.floor(#kept * limit / entries)
-        if excess > 0 then
-            table.sort(kept, function(a, b) return a[1] < b[1] end)
-            for at = 1, excess do redis.call('HDEL', key, kept[at][2]) end
-            dropped = dropped + excess
-        end
     end
-    redis.call('HSET', 'ids', 'sweep', (first + count) % 65536)
-    redis.call('HINCRBY', 'ids', 'dropped', dropped)
-    redis.call('HINCRBY', 'ids', 'entries', 0 - expired - dropped)
+    local excess = entries - limit
+    local dropped = math.max(0, math.min(excess, math.ceil(#kept * 16 * excess / entries)))
+    if dropped > 0 then
+        dropped = math.min(dropped, #kept)
+        table.sort(kept, function(a, b) return a[1] < b[1] end)
+        for at = 1, dropped do redis.call('HDEL', kept[at][2], kept[at][3]) end
+        redis.call('HINCRBY', 'ids', 'dropped', dropped)
+    end
+    redis.call('HSET', 'ids', 'sweep', (first + count) % 65536, 'entries', entries - dropped)
 end
 function custom.IDS(packed, partitions, window_ms, limit)
     local added = 0
@@ -183,9 +183,9 @@ function custom.IDS(packed, partitions, window_ms, limit)
     end
     local entries = redis.call('HINCRBY', 'ids', 'entries', added)
     limit = tonumber(limit)
-    -- Every entry is looked at once while a quarter of their number comes, or of a million.
+    -- Every entry is looked at once while half of their number comes, or of a million.
     local slowest = math.max(entries, math.min(limit, 1000000))
-    local count = math.min(math.ceil(4 * added * 65536 / slowest), 65536)
+    local count = math.min(math.ceil(2 * added * 65536 / slowest), 65536)
     sweep_ids(count, tonumber(partitions), tonumber(window_ms), limit, entries)
 end
 

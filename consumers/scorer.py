@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from consumers.dead_letters import InputRecord, dead_letter
-from consumers.lane import Part
+from consumers.dead_letters import EventError, InputRecord, dead_letter, internal_error
+from consumers.lane import Part, own_code
 from consumers.model_feed import ModelFeed
 from consumers.redis_ids import RedisIds
 from consumers.redis_profiles import RedisProfiles
@@ -20,7 +20,7 @@ from pipeline.admission import Admission
 from pipeline.commit import Change, Input, OutboxRecord, Publish
 from pipeline.counts import WorkerCounts
 from pipeline.engine import Decisions, Engine
-from pipeline.events import Rejected, TransactionDecoder
+from pipeline.events import Problem, Rejected, TransactionDecoder
 from pipeline.features import unusual_amounts
 from pipeline.feedback import MemoryWaiting
 from pipeline.policy import REVIEW
@@ -82,7 +82,7 @@ class Scorer(Part):
     async def handle(self, records: Sequence[InputRecord]) -> bool:
         """Decide records that follow each other, unless another owner was before us."""
         counts = self._parts.counts
-        with timed(counts, "decode"):
+        with timed(counts, "decode"), own_code():
             batch, rows, rejected = self._decoder.decode([record.value for record in records])
             appended_ms = [record.timestamp_ms for record in records]
             batch, rows, refused = self._admission.admit(batch, rows, appended_ms)
@@ -93,28 +93,17 @@ class Scorer(Part):
             await asyncio.gather(
                 self._profiles.load(batch), self._ids.load(batch, watermark_ms=self._watermark_ms)
             )
-        with timed(counts, "decide"):
+        with timed(counts, "decide"), own_code():
             self._engine.adopt(*self._parts.feed.in_force)
             decisions = self._engine.decide(batch)
-            offsets = [records[row].offset for row in rows]
-            decided = decisions.records(TRANSACTIONS, self._partition, offsets)
-            encoded = [encode_record(decision) for decision in decided]
+            published, changes = self._step(decisions, [records[row].offset for row in rows])
             rejected += [
                 Rejected(rows[row], conflict(self._schema)) for row in decisions.conflicts.tolist()
             ]
-            changes = [
-                *self._ids.changes(),
-                *self._index_changes(),
-                *self._changes(decisions, decided, encoded),
-            ]
-        letters = [dead_letter(records[item.row], item.problem, stage=STAGE) for item in rejected]
-        published = [
-            OutboxRecord(DECISIONS, self._partition, decision.transaction_id.encode(), value)
-            for decision, value in zip(decided, encoded, strict=True)
-        ]
-        position = f"{records[-1].offset + 1}:0"
+            published += [self._letter(records[item.row], item.problem) for item in rejected]
         with timed(counts, "commit"):
-            committed = await self._input.commit(position, published + letters, changes)
+            position = f"{records[-1].offset + 1}:0"
+            committed = await self._input.commit(position, published, changes)
         if not committed:
             await self._refused()
             return True
@@ -123,6 +112,42 @@ class Scorer(Part):
         counts.duplicates += len(batch) - len(decisions) - len(decisions.conflicts)
         self._count(decisions, rejected)
         return True
+
+    def _step(
+        self, decisions: Decisions, offsets: Sequence[int]
+    ) -> tuple[list[OutboxRecord], list[Change]]:
+        """Give what is to be published of decisions, and what their commit must store."""
+        decided = decisions.records(TRANSACTIONS, self._partition, offsets)
+        encoded = [encode_record(decision) for decision in decided]
+        published = [
+            OutboxRecord(DECISIONS, self._partition, decision.transaction_id.encode(), value)
+            for decision, value in zip(decided, encoded, strict=True)
+        ]
+        changes = [
+            *self._ids.changes(),
+            *self._index_changes(),
+            *self._changes(decisions, decided, encoded),
+        ]
+        return published, changes
+
+    async def failed(self, records: Sequence[InputRecord], error: EventError) -> None:
+        """Forget what a failure of our own code left; a single record becomes a dead letter."""
+        await self._start_over()
+        if len(records) > 1:
+            return
+        [record] = records
+        problem = internal_error(error.cause)
+        letters = [self._letter(record, problem)]
+        if not await self._input.commit(f"{record.offset + 1}:0", letters, self._index_changes()):
+            await self._refused()
+            return
+        counts = self._parts.counts
+        counts.commits += 1
+        counts.events += 1
+        counts.rejected[problem.reason] += 1
+
+    def _letter(self, record: InputRecord, problem: Problem) -> OutboxRecord:
+        return dead_letter(record, problem, stage=STAGE, schema=self._schema)
 
     async def tick(self) -> None:
         """Where no batch has come for a while, put the last decisions into the index."""
