@@ -21,6 +21,9 @@ from pipeline.schema import Schema
 from pipeline.topics import DEAD_LETTERS
 
 HEADER = "fraud.errors."
+# Of a record that was sent again: the dead letter it had become, and by whom.
+REDRIVE_HEADER = "fraud.redrive."
+REDRIVE_SOURCE = REDRIVE_HEADER + "source"
 MESSAGE_BYTES_MAX = 1024
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -152,6 +155,15 @@ class EventError(FraudstreamError):
 def app_version() -> str:
     """Give the version of this program."""
     return version("fraudstream")
+
+
+def redriven(records: Sequence[InputRecord]) -> int:
+    """Count the records that had been dead letters and were sent again."""
+    return sum(
+        any(name == REDRIVE_SOURCE for name, _ in record.headers)
+        for record in records
+        if record.headers
+    )
 
 
 def _masked(text: bytes | None) -> bytes | None:

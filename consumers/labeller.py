@@ -16,7 +16,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from consumers.dead_letters import EventError, Headers, InputRecord, dead_letter, internal_error
+from consumers.dead_letters import (
+    EventError,
+    Headers,
+    InputRecord,
+    dead_letter,
+    internal_error,
+    redriven,
+)
 from consumers.decision_reader import DecisionReader
 from consumers.lane import Part, own_code
 from consumers.redis_store import as_bytes
@@ -100,6 +107,7 @@ class _Step:
         self.changes: list[Change] = []
         self.pending: dict[PendingKey, Waits] = {}
         self.done: list[PendingKey] = []
+        self.redriven = 0
         self._ledger: Counter[str] = Counter()
         self._paths: Counter[LabelPath] = Counter()
         self._labels: Counter[tuple[Source, Verdict]] = Counter()
@@ -179,6 +187,7 @@ class _Step:
     def count_into(self, counts: WorkerCounts) -> None:
         """Add what was done to the worker's counts."""
         counts.commits += 1
+        counts.redriven[FEEDBACK] += self.redriven
         for path, number in self._paths.items():
             counts.label_paths[path] += number
         for kind, number in self._labels.items():
@@ -264,6 +273,7 @@ class Labeller(Part):
         self._join_pending(step, pending)
         with own_code():
             self._join(step, checked)
+        step.redriven = redriven([record for record, _ in checked])
         await self._commit(step, checked[-1][0].offset + 1)
         return True
 

@@ -8,7 +8,7 @@ time. The latest outcome of an event is the one that counts.
 from collections import Counter
 from collections.abc import Sequence
 
-from consumers.dead_letters import EventError, InputRecord, dead_letter, internal_error
+from consumers.dead_letters import EventError, InputRecord, dead_letter, internal_error, redriven
 from consumers.lane import Part, own_code
 from consumers.scorer import Parts
 from consumers.waiting_store import outcome_change
@@ -57,6 +57,7 @@ class OutcomeReader(Part):
             counts.commits_refused += 1
             return True
         counts.commits += 1
+        counts.redriven[OUTCOMES] += redriven(records)
         for kind, number in kinds.items():
             counts.outcomes[kind] += number
         for _, item in checked:

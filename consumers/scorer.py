@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from consumers.dead_letters import EventError, InputRecord, dead_letter, internal_error
+from consumers.dead_letters import EventError, InputRecord, dead_letter, internal_error, redriven
 from consumers.lane import Part, own_code
 from consumers.model_feed import ModelFeed
 from consumers.redis_ids import RedisIds
@@ -108,6 +108,7 @@ class Scorer(Part):
             await self._refused()
             return True
         counts.events += len(records)
+        counts.redriven[TRANSACTIONS] += redriven(records)
         counts.late += late
         counts.duplicates += len(batch) - len(decisions) - len(decisions.conflicts)
         self._count(decisions, rejected)

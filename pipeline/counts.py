@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from pipeline.errors import REASONS, Reason
 from pipeline.events import OUTCOME_KINDS, SOURCES, OutcomeKind, Source, Verdict
 from pipeline.records import ACTIONS, VERDICTS, Action
+from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
 from pipeline.verdicts import LABEL_PATHS, LabelPath
 
 Stage = Literal["decode", "read", "decide", "commit", "publish"]
@@ -94,6 +95,8 @@ class WorkerCounts:
         Transactions behind the watermark of their partition by more than is allowed.
     rejected
         Dead letters by reason.
+    redriven
+        Records taken that had been dead letters and were sent again, by topic.
     labels
         Labels decoded, by source and verdict.
     label_paths
@@ -116,6 +119,9 @@ class WorkerCounts:
     events: int = 0
     decisions: dict[Action, int] = field(default_factory=lambda: dict.fromkeys(ACTIONS, 0))
     rejected: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+    redriven: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys((TRANSACTIONS, FEEDBACK, OUTCOMES), 0)
+    )
     duplicates: int = 0
     ids_remembered: int = 0
     ids_dropped: int = 0

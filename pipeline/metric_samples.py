@@ -25,6 +25,7 @@ def worker_samples(counts: WorkerCounts) -> list[Sample]:
         ("fraud_ids_dropped_total", (), counts.ids_dropped),
         ("fraud_late_events_total", (), counts.late),
         *by_label("fraud_dead_letters_total", counts.rejected.items()),
+        *by_label("fraud_redriven_records_total", counts.redriven.items()),
         *by_labels("fraud_labels_total", counts.labels.items()),
         *by_label("fraud_label_paths_total", counts.label_paths.items()),
         *by_label("fraud_outcomes_total", counts.outcomes.items()),

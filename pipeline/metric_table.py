@@ -40,6 +40,7 @@ _WORKER = _rows(
     ("fraud_ids_dropped_total", "counter", "Ids that gave way at the limit, of all partitions", ()),
     ("fraud_late_events_total", "counter", "Transactions behind the watermark", ()),
     ("fraud_dead_letters_total", "counter", "Inputs that became dead letters", ("reason",)),
+    ("fraud_redriven_records_total", "counter", "Dead letters that came again", ("topic",)),
     ("fraud_labels_total", "counter", "Labels decoded", ("source", "verdict")),
     ("fraud_label_paths_total", "counter", "What became of labels", ("path",)),
     ("fraud_outcomes_total", "counter", "Outcomes of decided events", ("outcome",)),
