@@ -40,7 +40,6 @@ SEND_SECONDS_MAX = 30.0
 MARK_DAYS = 60
 
 Outcome = Literal["sent", "skipped", "unconfirmed", "refused", "failed"]
-OUTCOMES_OF_SENDING: tuple[Outcome, ...] = get_args(Outcome)
 
 
 class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
