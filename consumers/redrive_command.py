@@ -309,9 +309,9 @@ def _say_one(sent: Sent, *, as_json: bool) -> None:
 def _say(done: Redriven, verb: str, *, err: bool, as_json: bool) -> None:
     outcomes = done.outcomes
     if as_json:
-        counts = {name: outcomes[name] for name in OUTCOMES}
-        record = {"matched": outcomes.total(), **counts, "refusals": dict(done.refusals)}
-        click.echo(_json(record), err=err)
+        counts: dict[str, int] = {name: outcomes[name] for name in OUTCOMES}
+        record: dict[str, object] = {"matched": outcomes.total(), **counts}
+        click.echo(_json(record | {"refusals": dict(done.refusals)}), err=err)
         return
     words: Sequence[tuple[int, str]] = (
         (outcomes["sent"], verb),

@@ -405,9 +405,7 @@ def test_the_same_filters_say_which_are_sent(settings: Settings, some: list[str]
     assert len(values(settings, "feedback")) == 1
 
 
-def test_the_table_shows_place_reason_message_and_state(
-    settings: Settings, some: list[str]
-) -> None:
+def test_the_table_shows_place_reason_and_state(settings: Settings, some: list[str]) -> None:
     run(settings, "send", "--yes", "--at", some[0])
 
     table = run(settings, "list").stdout
