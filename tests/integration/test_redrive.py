@@ -63,7 +63,9 @@ def letter(
 
 def publish(settings: Settings, *letters: OutboxRecord) -> list[str]:
     """Publish dead letters one after the other; gives their places."""
-    producer = KafkaProducer(bootstrap_servers=settings.kafka_servers, acks="all")
+    producer = KafkaProducer(
+        bootstrap_servers=settings.kafka_servers, acks="all", max_request_size=4 << 20
+    )
     places = []
     with closing(producer):
         for item in letters:
@@ -172,7 +174,10 @@ def test_a_second_run_sends_nothing(mended: Mended) -> None:
 
 @pytest.mark.slow
 def test_what_is_sent_is_the_original_with_where_it_comes_from(mended: Mended) -> None:
-    letters = {record.key + record.value: record for record in read(mended.settings, DEAD_LETTERS)}
+    letters: dict[bytes, ConsumerRecord] = {}
+    for record in read(mended.settings, DEAD_LETTERS):
+        # The next owner published the last outbox once more; the first of two is the one meant.
+        letters.setdefault(record.key + record.value, record)
     for record in read(mended.settings, TRANSACTIONS):
         headers = dict(record.headers)
         if not headers:
