@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo docs dashboards latency million handbook waiting simulate mutants guarantee bench-quality
+.PHONY: help setup test lint demo docs dashboards latency million handbook waiting recent-ids simulate mutants guarantee bench-quality
 
 BIN := .venv/bin
 STAMP := .venv/.made
@@ -62,6 +62,9 @@ mutants: setup ## Break the guarantee in every known way, and see that a test no
 
 guarantee: setup ## Measure what the fenced commit costs
 	@$(BIN)/python -m benchmarks.guarantee $(ARGS)
+
+recent-ids: setup ## Measure what an id that is remembered costs in Redis
+	@$(BIN)/python -m benchmarks.recent_ids $(ARGS)
 
 bench-quality: setup ## Compare the models with others (hours; resumable, ARGS="--list" shows the rows)
 	@PATH="$$PATH:$(UV_HOME)/bin" uv sync --quiet --frozen --inexact --group bench

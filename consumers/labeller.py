@@ -18,9 +18,16 @@ from collections.abc import Sequence
 
 import msgspec
 
-from consumers.dead_letters import InputRecord, dead_letter
+from consumers.dead_letters import (
+    EventError,
+    Headers,
+    InputRecord,
+    dead_letter,
+    internal_error,
+    redriven,
+)
 from consumers.decision_reader import DecisionReader
-from consumers.lane import Part
+from consumers.lane import Part, own_code
 from consumers.lost_window import NOTED_MAX, LearnedBefore, TrainingReader
 from consumers.redis_store import as_bytes
 from consumers.scorer import Parts
@@ -33,6 +40,7 @@ from pipeline.errors import Reason
 from pipeline.events import Label, LabelDecoder, Problem, Source, Verdict
 from pipeline.feedback import Settled, join, matured_label, went_through
 from pipeline.records import VERDICTS, DecisionRecord, decode_decisions, encode_record
+from pipeline.schema import Schema
 from pipeline.topics import FEEDBACK, TRAINING, TRANSACTIONS
 from pipeline.verdicts import KnownVerdict, LabelPath
 from pipeline.waiting_index import IndexEntry
@@ -79,6 +87,8 @@ class Pending(msgspec.Struct, frozen=True):
     offset: int
     key: bytes | None
     value: bytes
+    timestamp_ms: int | None = None
+    headers: Headers = ()
 
 
 PendingKey = tuple[str, str]
@@ -94,9 +104,16 @@ class LabelStep:
     """One step as it is put together: what it publishes, changes and counts."""
 
     def __init__(
-        self, partition: int, seq: int, matured: int, before: LearnedBefore, maturity_ms: int
+        self,
+        schema: Schema,
+        partition: int,
+        seq: int,
+        matured: int,
+        before: LearnedBefore,
+        maturity_ms: int,
     ) -> None:
-        self._partition, self._before, self._maturity_ms = partition, before, maturity_ms
+        self._schema, self._partition = schema, partition
+        self._before, self._maturity_ms = before, maturity_ms
         self._began_at = matured
         self.seq, self.matured = seq, matured
         self.waiting = LoadedWaiting()
@@ -105,6 +122,7 @@ class LabelStep:
         self.pending: dict[PendingKey, Waits] = {}
         self.done: list[PendingKey] = []
         self.again: list[PendingKey] = []
+        self.redriven = 0
         self._ledger: Counter[str] = Counter()
         self._paths: Counter[LabelPath] = Counter()
         self._labels: Counter[tuple[Source, Verdict]] = Counter()
@@ -167,7 +185,9 @@ class LabelStep:
     def wait(self, label: Label, record: InputRecord) -> None:
         """Let a label wait for its decision."""
         self.pending[key_of(label)] = (label, record)
-        pending = Pending(record.offset, record.key, record.value or b"")
+        pending = Pending(
+            record.offset, record.key, record.value or b"", record.timestamp_ms, record.headers
+        )
         stored = msgspec.msgpack.encode(pending)
         field = "/".join(key_of(label))
         self.changes.append(("HSET", f"pend:{self._partition}", field, stored))
@@ -184,7 +204,7 @@ class LabelStep:
             self._paths["unknown"] += 1
         else:
             self._ledger[REJECTED] += 1
-        self.records.append(dead_letter(record, problem, stage="label"))
+        self.records.append(dead_letter(record, problem, stage="label", schema=self._schema))
 
     def all_changes(self) -> list[Change]:
         """Give what the commit stores: verdicts, waiting labels, and the ledger."""
@@ -200,6 +220,7 @@ class LabelStep:
     def count_into(self, counts: WorkerCounts) -> None:
         """Add what was done to the worker's counts."""
         counts.commits += 1
+        counts.redriven[FEEDBACK] += self.redriven
         for path, number in self._paths.items():
             counts.label_paths[path] += number
         for kind, number in self._labels.items():
@@ -272,7 +293,10 @@ class Labeller(Part):
         pending = [msgspec.msgpack.decode(as_bytes(v), type=Pending) for v in stored.values()]
         self._pending = {}
         for item in sorted(pending, key=lambda item: item.offset):
-            record = self._record(item.offset, item.key, item.value)
+            record = InputRecord(
+                FEEDBACK, self._partition, item.offset, item.key, item.value,
+                timestamp_ms=item.timestamp_ms, headers=item.headers,
+            )  # fmt: skip
             label = self._decoder.decode_one(record.value)
             assert isinstance(label, Label), "only decoded labels were stored"
             self._pending[key_of(label)] = (label, record)
@@ -305,7 +329,8 @@ class Labeller(Part):
     async def handle(self, records: Sequence[InputRecord]) -> bool:
         """Join the first of these labels; `False` if no room is left for one that must wait."""
         step = self._step()
-        checked = [(record, self._checked(record)) for record in records]
+        with own_code():
+            checked = [(record, self._checked(record)) for record in records]
         labels = [label for _, label in checked if isinstance(label, Label)]
         ids = {label.transaction_id for label in labels}
         pending = [label for label, _ in self._pending.values() if label.transaction_id in ids]
@@ -314,9 +339,18 @@ class Labeller(Part):
         if not checked:
             return False
         self._join_pending(step, pending)
-        self._join(step, checked)
+        with own_code():
+            self._join(step, checked)
+        step.redriven = redriven([record for record, _ in checked])
         await self._commit(step, checked[-1][0].offset + 1)
         return True
+
+    async def failed(self, records: Sequence[InputRecord], error: EventError) -> None:
+        """Make a dead letter of a single label that our own code failed on."""
+        if len(records) == 1:
+            step = self._step()
+            step.reject(records[0], internal_error(error.cause))
+            await self._commit(step, records[0].offset + 1)
 
     async def tick(self) -> None:
         """Do what time has made due: pending labels, and decisions that have matured."""
@@ -340,10 +374,14 @@ class Labeller(Part):
         self._seen = seen
 
     def _step(self) -> LabelStep:
-        return LabelStep(self._partition, self._seq, self._matured, self._before, self._maturity_ms)
-
-    def _record(self, offset: int, key: bytes | None, value: bytes | None) -> InputRecord:
-        return InputRecord(FEEDBACK, self._partition, offset, key, value)
+        return LabelStep(
+            self._parts.schema,
+            self._partition,
+            self._seq,
+            self._matured,
+            self._before,
+            self._maturity_ms,
+        )
 
     def _checked(self, record: InputRecord) -> Label | Problem:
         label = self._decoder.decode_one(record.value)

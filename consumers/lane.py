@@ -7,13 +7,15 @@ has gathered in a lane meanwhile becomes one batch: the batch grows with the loa
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from faust.types import TP
 
 from consumers.chunks import Chunk
-from consumers.dead_letters import InputRecord
+from consumers.dead_letters import EventError, InputRecord, traceback_of
+from pipeline.errors import FraudstreamError
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +36,25 @@ class Part(Protocol):
     async def handle(self, records: Sequence[InputRecord]) -> bool:
         """Work on the first of these records, as many as there is room for; `False`: on none."""
 
+    async def failed(self, records: Sequence[InputRecord], error: EventError) -> None:
+        """Forget what a failure of our own code left; a single record becomes a dead letter."""
+
     async def tick(self) -> None:
         """Do what time has made due; there may be nothing."""
 
     async def end(self) -> None:
         """Let go of what is held beside the store; there may be nothing."""
+
+
+@contextmanager
+def own_code() -> Iterator[None]:
+    """Tell a failure of our own code on the events of a batch from one of a server."""
+    try:
+        yield
+    except (FraudstreamError, MemoryError):
+        raise
+    except Exception as error:
+        raise EventError(error) from error
 
 
 class Lane:
@@ -66,6 +82,8 @@ class Lane:
     ) -> None:
         self.tp, self.part = tp, part
         self._batch_events_max = batch_events_max
+        # Smaller while a record is looked for that our own code fails on.
+        self._batch_events = batch_events_max
         self._linger_seconds = linger_seconds
         self._read_again, self._finished = read_again, finished
         self._chunks: deque[Chunk] = deque()
@@ -152,11 +170,29 @@ class Lane:
         while records := [item for item in records if item.offset >= (self.part.position or 0)]:
             if joined.asked > (self.part.position or joined.asked):
                 return None, True
-            if not await self.part.handle(records[: self._batch_events_max]):
+            if not await self._handle(records[: self._batch_events]):
                 first = records[0].offset
                 rest = [record for record in joined.records if record.offset >= first]
                 return Chunk(joined.asked, rest), False
         return None, is_hole
+
+    async def _handle(self, records: Sequence[InputRecord]) -> bool:
+        """Let the part work on records; where that fails, the next try is with half of them.
+
+        So a record that our own code fails on comes to stand alone, and is refused alone.
+        """
+        try:
+            done = await self.part.handle(records)
+        except EventError as error:
+            logger.error(
+                "internal error: topic=%s partition=%d offset=%d records=%d\n%s",
+                *self.tp, records[0].offset, len(records), traceback_of(error.cause),
+            )  # fmt: skip
+            await self.part.failed(records, error)
+            self._batch_events = max(1, len(records) // 2)
+            return True
+        self._batch_events = min(2 * self._batch_events, self._batch_events_max)
+        return done
 
     def _joined(self, chunks: Sequence[Chunk]) -> tuple[Chunk | None, bool]:
         """Join chunks as far as each was asked for where the one before ended, or earlier."""

@@ -8,8 +8,8 @@ time. The latest outcome of an event is the one that counts.
 from collections import Counter
 from collections.abc import Sequence
 
-from consumers.dead_letters import InputRecord, dead_letter
-from consumers.lane import Part
+from consumers.dead_letters import EventError, InputRecord, dead_letter, internal_error, redriven
+from consumers.lane import Part, own_code
 from consumers.scorer import Parts
 from consumers.waiting_store import outcome_change
 from pipeline.admission import Admission
@@ -46,12 +46,13 @@ class OutcomeReader(Part):
     async def handle(self, records: Sequence[InputRecord]) -> bool:
         """Take these outcomes, unless another owner was before us."""
         counts, p = self._parts.counts, self._partition
-        checked = [(record, self._checked(record)) for record in records]
+        with own_code():
+            checked = [(record, self._checked(record)) for record in records]
         outcomes = [item for _, item in checked if isinstance(item, Outcome)]
         letters: list[OutboxRecord] = []
         for record, item in checked:
             if isinstance(item, Problem):
-                letters.append(dead_letter(record, item, stage="outcome"))
+                letters.append(self._letter(record, item))
         kinds = Counter(item.outcome for item in outcomes)
         changes: list[Change] = [
             *(outcome_change(p, item.transaction_id, item.outcome) for item in outcomes),
@@ -61,12 +62,29 @@ class OutcomeReader(Part):
             counts.commits_refused += 1
             return True
         counts.commits += 1
+        counts.redriven[OUTCOMES] += redriven(records)
         for kind, number in kinds.items():
             counts.outcomes[kind] += number
         for _, item in checked:
             if isinstance(item, Problem):
                 counts.rejected[item.reason] += 1
         return True
+
+    async def failed(self, records: Sequence[InputRecord], error: EventError) -> None:
+        """Make a dead letter of a single record that our own code failed on."""
+        if len(records) > 1:
+            return
+        [record] = records
+        problem, counts = internal_error(error.cause), self._parts.counts
+        letters = [self._letter(record, problem)]
+        if await self._input.commit(str(record.offset + 1), letters, []):
+            counts.commits += 1
+            counts.rejected[problem.reason] += 1
+        else:
+            counts.commits_refused += 1
+
+    def _letter(self, record: InputRecord, problem: Problem) -> OutboxRecord:
+        return dead_letter(record, problem, stage="outcome", schema=self._parts.schema)
 
     def _checked(self, record: InputRecord) -> Outcome | Problem:
         outcome = self._decoder.decode_one(record.value)

@@ -9,6 +9,8 @@ One script applies a commit: it compares the position and then makes all changes
     w:P:BUCKET             entries of the index of waiting decisions (`pipeline/waiting_index.py`)
     index:P                its `entries`, the newest `offset` it holds, where the `sweep` stands
     wm:P wi:P model:P      event-time watermark, that of what is indexed, model version in force
+    d:BUCKET               ids decided lately, of all partitions (`pipeline/recent_ids.py`)
+    ids                    their number (`entries`), where the `sweep` stands, what was `dropped`
     review:P alert:P       alerts that wait for an analyst, by score, and what was decided
     te:P again:P           an end of the training log, what a restored store had forgotten of it
     place:training         how many examples the trainer has learned, and their last numbers
@@ -122,6 +124,77 @@ function custom.SWEEP(p, floor, count, buckets)
     redis.call('HINCRBY', index, 'entries', 0 - removed)
     redis.call('HINCRBY', 'ledger:' .. p, 'expired', expired)
 end
+-- The ids of a batch: bucket (2 bytes), field (6), entry (10), and the entry that was found there
+-- before (10; zeros: none). Where another stands by now, another partition was faster: the commit
+-- is refused, and nothing of it may stay.
+local function release(packed, last)
+    for at = 1, last, 28 do
+        local key, field = 'd:' .. struct.unpack('<I2', packed, at), packed:sub(at + 2, at + 7)
+        local before = packed:sub(at + 18, at + 27)
+        if before == string.rep('\0', 10) then
+            redis.call('HDEL', key, field)
+        else
+            redis.call('HSET', key, field, before)
+        end
+    end
+end
+-- Looks through so many buckets. What every partition has left behind goes, and beyond the limit
+-- the oldest: more of them the further beyond, so that a tenth more than the limit is never passed.
+local function sweep_ids(count, partitions, window_ms, limit, entries)
+    local watermark
+    for p = 0, partitions - 1 do
+        local found = tonumber(redis.call('GET', 'wm:' .. p) or nil)
+        if found and (not watermark or found < watermark) then watermark = found end
+    end
+    local floor = math.floor(((watermark or 0) - window_ms) / 1000)
+    local first = tonumber(redis.call('HGET', 'ids', 'sweep') or '0')
+    local is_beyond = entries > limit
+    local kept = {}
+    for bucket = first, first + count - 1 do
+        local key = 'd:' .. bucket % 65536
+        local found = redis.call('HGETALL', key)
+        for at = 1, #found, 2 do
+            local seconds = struct.unpack('<I4', found[at + 1])
+            if seconds < floor then
+                redis.call('HDEL', key, found[at])
+                entries = entries - 1
+            elseif is_beyond then
+                kept[#kept + 1] = {seconds, key, found[at]}
+            end
+        end
+    end
+    local excess = entries - limit
+    local dropped = math.max(0, math.min(excess, math.ceil(#kept * 16 * excess / entries)))
+    if dropped > 0 then
+        dropped = math.min(dropped, #kept)
+        table.sort(kept, function(a, b) return a[1] < b[1] end)
+        for at = 1, dropped do redis.call('HDEL', kept[at][2], kept[at][3]) end
+        redis.call('HINCRBY', 'ids', 'dropped', dropped)
+    end
+    redis.call('HSET', 'ids', 'sweep', (first + count) % 65536, 'entries', entries - dropped)
+end
+function custom.IDS(packed, partitions, window_ms, limit)
+    local added = 0
+    for at = 1, #packed, 28 do
+        local key, field = 'd:' .. struct.unpack('<I2', packed, at), packed:sub(at + 2, at + 7)
+        local entry = packed:sub(at + 8, at + 17)
+        if redis.call('HSETNX', key, field, entry) == 1 then
+            added = added + 1
+        elseif redis.call('HGET', key, field) == packed:sub(at + 18, at + 27) then
+            redis.call('HSET', key, field, entry)
+        else
+            release(packed, at - 1)
+            return false
+        end
+    end
+    local entries = redis.call('HINCRBY', 'ids', 'entries', added)
+    limit = tonumber(limit)
+    -- Every entry is looked at once while half of their number comes, or of a million.
+    local slowest = math.max(entries, math.min(limit, 1000000))
+    local count = math.min(math.ceil(2 * added * 65536 / slowest), 65536)
+    sweep_ids(count, tonumber(partitions), tonumber(window_ms), limit, entries)
+end
+
 -- Beyond the limit the alert of the lowest score goes.
 function custom.ALERTS(p, limit)
     local excess = redis.call('ZCARD', 'review:' .. p) - limit
@@ -136,7 +209,12 @@ local at = 4
 while at <= #ARGV do
     local last = at + tonumber(ARGV[at])
     local own = custom[ARGV[at + 1]]
-    if own then own(unpack(ARGV, at + 2, last)) else redis.call(unpack(ARGV, at + 1, last)) end
+    -- Only the first change may refuse.
+    if own then
+        if own(unpack(ARGV, at + 2, last)) == false then return 0 end
+    else
+        redis.call(unpack(ARGV, at + 1, last))
+    end
     at = last + 1
 end
 redis.call('SET', KEYS[1], ARGV[2])
@@ -152,6 +230,20 @@ local found = {redis.call('HGET', 'index:' .. p, 'offset')}
 for at = 1, #packed, 8 do
     local key = 'w:' .. p .. ':' .. struct.unpack('<I2', packed, at)
     found[#found + 1] = redis.call('HGET', key, packed:sub(at + 2, at + 7))
+end
+return found
+"""
+
+# Finds ids that were decided lately: the number of each in the list, and its entry.
+IDS_SCRIPT = """
+local packed, found = ARGV[1], {}
+for at = 1, #packed, 8 do
+    local key = 'd:' .. struct.unpack('<I2', packed, at)
+    local entry = redis.call('HGET', key, packed:sub(at + 2, at + 7))
+    if entry then
+        found[#found + 1] = (at - 1) / 8
+        found[#found + 1] = entry
+    end
 end
 return found
 """
@@ -213,6 +305,7 @@ class RedisStore:
         self._once = connect(url, retry_seconds=0.0)
         self._script = self._once.register_script(COMMIT_SCRIPT)
         self._entries = self.redis.register_script(ENTRIES_SCRIPT)
+        self._ids = self.redis.register_script(IDS_SCRIPT)
 
     async def check(self) -> None:
         """Refuse a Redis that does not answer, in words that say which."""
@@ -242,6 +335,11 @@ class RedisStore:
         """Give the newest offset of an index (-1: none), and what stands at these places of it."""
         newest, *found = await self._entries(args=[partition, packed])
         return -1 if newest is None else int(newest), found
+
+    async def known_ids(self, digests: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Give the entries of those ids that were decided lately."""
+        found = await self._ids(args=[b"".join(digests)])
+        return {digests[found[at]]: found[at + 1] for at in range(0, len(found), 2)}
 
     async def commit(
         self, name: str, expected: str | None, stored: Stored, changes: Sequence[Change]

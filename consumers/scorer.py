@@ -4,12 +4,14 @@ Its position is `offset:step`: the next offset of `transactions`, and 1 once a s
 has put into the index where the last decisions landed. Usually the next batch does that.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from consumers.dead_letters import InputRecord, dead_letter
-from consumers.lane import Part
+from consumers.dead_letters import EventError, InputRecord, dead_letter, internal_error, redriven
+from consumers.lane import Part, own_code
 from consumers.model_feed import ModelFeed
+from consumers.redis_ids import RedisIds
 from consumers.redis_profiles import RedisProfiles
 from consumers.redis_store import RedisStore
 from consumers.timing import timed
@@ -18,10 +20,11 @@ from pipeline.admission import Admission
 from pipeline.commit import Change, Input, OutboxRecord, Publish
 from pipeline.counts import WorkerCounts
 from pipeline.engine import Decisions, Engine
-from pipeline.events import Rejected, TransactionDecoder
+from pipeline.events import Problem, Rejected, TransactionDecoder
 from pipeline.features import unusual_amounts
 from pipeline.feedback import MemoryWaiting
 from pipeline.policy import REVIEW
+from pipeline.recent_ids import conflict
 from pipeline.records import ACTIONS, DecisionRecord, encode_record
 from pipeline.schema import Schema
 from pipeline.settings import Settings
@@ -56,7 +59,9 @@ class Scorer(Part):
         self._admission = Admission(parts.schema, parts.settings, partition)
         self._profiles = RedisProfiles(parts.store.redis, parts.schema, partition)
         # Labels are joined by the labeller, from Redis.
-        self._engine = Engine(parts.schema, parts.settings, self._profiles, MemoryWaiting(1))
+        self._ids = RedisIds(parts.store, parts.settings)
+        waiting = MemoryWaiting(1)
+        self._engine = Engine(parts.schema, parts.settings, self._profiles, waiting, self._ids)
         name = f"{TRANSACTIONS}:{partition}"
         self._input = Input(parts.store, parts.publish, name=name, owner=parts.owner)
         self._watermark_ms = 0
@@ -77,41 +82,74 @@ class Scorer(Part):
     async def handle(self, records: Sequence[InputRecord]) -> bool:
         """Decide records that follow each other, unless another owner was before us."""
         counts = self._parts.counts
-        with timed(counts, "decode"):
+        with timed(counts, "decode"), own_code():
             batch, rows, rejected = self._decoder.decode([record.value for record in records])
             appended_ms = [record.timestamp_ms for record in records]
             batch, rows, refused = self._admission.admit(batch, rows, appended_ms)
             rejected += refused
         late = int((batch.event_time_ms < self._watermark_ms - LATE_MS).sum())
         with timed(counts, "read"):
-            await self._profiles.load(batch)
-        with timed(counts, "decide"):
+            # Side by side: one wait for both.
+            await asyncio.gather(
+                self._profiles.load(batch), self._ids.load(batch, watermark_ms=self._watermark_ms)
+            )
+        with timed(counts, "decide"), own_code():
             self._engine.adopt(*self._parts.feed.in_force)
             decisions = self._engine.decide(batch)
-            offsets = [records[row].offset for row in rows]
-            decided = decisions.records(TRANSACTIONS, self._partition, offsets)
-            encoded = [encode_record(decision) for decision in decided]
             indexed_ms = self._watermark_ms
-            changes = self._changes(decisions, decided, encoded)
-        letters = [dead_letter(records[item.row], item.problem, stage=STAGE) for item in rejected]
-        published = [
-            OutboxRecord(DECISIONS, self._partition, decision.transaction_id.encode(), value)
-            for decision, value in zip(decided, encoded, strict=True)
-        ]
+            published, changes = self._step(decisions, [records[row].offset for row in rows])
+            rejected += [
+                Rejected(rows[row], conflict(self._schema)) for row in decisions.conflicts.tolist()
+            ]
+            published += [self._letter(records[item.row], item.problem) for item in rejected]
         # Until here the outbox before was on its way.
         await self._input.published()
         changes = self._index_changes(indexed_ms) + changes
         position = f"{records[-1].offset + 1}:0"
         with timed(counts, "commit"):
-            committed = await self._input.begin(position, published + letters, changes)
+            committed = await self._input.begin(position, published, changes)
         if not committed:
             await self._refused()
             return True
         counts.events += len(records)
+        counts.redriven[TRANSACTIONS] += redriven(records)
         counts.late += late
-        counts.duplicates += len(batch) - len(decisions)
+        counts.duplicates += len(batch) - len(decisions) - len(decisions.conflicts)
         self._count(decisions, rejected)
         return True
+
+    def _step(
+        self, decisions: Decisions, offsets: Sequence[int]
+    ) -> tuple[list[OutboxRecord], list[Change]]:
+        """Give what is to be published of decisions, and what their commit must store."""
+        decided = decisions.records(TRANSACTIONS, self._partition, offsets)
+        encoded = [encode_record(decision) for decision in decided]
+        published = [
+            OutboxRecord(DECISIONS, self._partition, decision.transaction_id.encode(), value)
+            for decision, value in zip(decided, encoded, strict=True)
+        ]
+        return published, [*self._ids.changes(), *self._changes(decisions, decided, encoded)]
+
+    async def failed(self, records: Sequence[InputRecord], error: EventError) -> None:
+        """Forget what a failure of our own code left; a single record becomes a dead letter."""
+        await self._start_over()
+        if len(records) > 1:
+            return
+        [record] = records
+        problem = internal_error(error.cause)
+        letters = [self._letter(record, problem)]
+        await self._input.published()
+        changes = self._index_changes(self._watermark_ms)
+        if not await self._input.commit(f"{record.offset + 1}:0", letters, changes):
+            await self._refused()
+            return
+        counts = self._parts.counts
+        counts.commits += 1
+        counts.events += 1
+        counts.rejected[problem.reason] += 1
+
+    def _letter(self, record: InputRecord, problem: Problem) -> OutboxRecord:
+        return dead_letter(record, problem, stage=STAGE, schema=self._schema)
 
     async def tick(self) -> None:
         """Where no batch has come for a while, put the last decisions into the index."""

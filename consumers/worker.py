@@ -310,5 +310,10 @@ class Worker:
             waiting += int(await self._store.redis.hget(f"index:{partition}", "entries") or 0)
             expired += int(await self._store.redis.hget(f"ledger:{partition}", "expired") or 0)
         self.counts.feedback_waiting, self.counts.feedback_expired = waiting, expired
+        remembered, dropped = await self._store.redis.hmget("ids", "entries", "dropped")
+        self.counts.ids_remembered, self.counts.ids_dropped = (
+            int(remembered or 0),
+            int(dropped or 0),
+        )
         labellers = [lane.part for lane in self._lanes.values() if isinstance(lane.part, Labeller)]
         self.counts.labels_pending = sum(labeller.pending for labeller in labellers)

@@ -503,6 +503,7 @@ _RELIABILITY = Screen(
             "short",
             ("sum by (reason) (fraud_dead_letters_total)", "{{reason}}"),
             ("sum by (reason) (fraud_observed_dead_letters_total)", "{{reason}}, read back"),
+            ("sum by (topic) (fraud_redriven_records_total)", "{{topic}}, sent again"),
         ),
         _panel(
             "Records that the workers have not fetched yet",
@@ -524,12 +525,19 @@ _RELIABILITY = Screen(
             ("sum by (topic) (fraud_monitor_behind_records)", "{{topic}}"),
         ),
         _panel(
+            "Ids remembered",
+            "So that no transaction is decided twice; of all partitions.",
+            "short",
+            ("max(fraud_ids_remembered)", "ids"),
+        ),
+        _panel(
             "What should not happen",
             "Zero in a healthy system: the runbook says what each means.",
             "short",
             ("sum(fraud_commits_refused_total)", "commits refused"),
             ("sum(fraud_trainer_commits_refused_total)", "commits of a trainer refused"),
             ("sum(fraud_feedback_expired_total)", "decisions expired"),
+            ("max(fraud_ids_dropped_total)", "ids dropped before their time"),
             ("sum by (topic) (fraud_records_refused_total)", "{{topic}} not of our format"),
             ("sum by (topic) (fraud_records_repeated_total)", "{{topic}} published again"),
             ("sum(fraud_features_ignored_total)", "features of another schema"),

@@ -87,6 +87,11 @@ COMMANDS: dict[str, CommandEntry] = {
     "label": CommandEntry(
         "consumers.commands:label", "Say that a transaction was fraud or genuine.", CONNECTED
     ),
+    "redrive": CommandEntry(
+        "consumers.redrive_command:redrive",
+        "List dead letters, send them again after a fix.",
+        ("kafka_servers", "redis_url", "state_dir"),
+    ),
     "models": CommandEntry(
         "consumers.models_command:models",
         "List, save and publish versions of the models.",

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from pipeline.errors import REASONS, Reason
 from pipeline.events import OUTCOME_KINDS, SOURCES, OutcomeKind, Source, Verdict
 from pipeline.records import ACTIONS, VERDICTS, Action
+from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
 from pipeline.verdicts import LABEL_PATHS, LabelPath
 
 Stage = Literal["decode", "read", "decide", "commit", "publish"]
@@ -88,10 +89,14 @@ class WorkerCounts:
         Transactions taken from the log, whatever became of them.
     duplicates
         Transactions decided before: not decided again.
+    ids_remembered, ids_dropped
+        Ids that were decided lately, and those that gave way at the limit; of all partitions.
     late
         Transactions behind the watermark of their partition by more than is allowed.
     rejected
         Dead letters by reason.
+    redriven
+        Records taken that had been dead letters and were sent again, by topic.
     labels
         Labels decoded, by source and verdict.
     label_paths
@@ -116,7 +121,12 @@ class WorkerCounts:
     events: int = 0
     decisions: dict[Action, int] = field(default_factory=lambda: dict.fromkeys(ACTIONS, 0))
     rejected: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+    redriven: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys((TRANSACTIONS, FEEDBACK, OUTCOMES), 0)
+    )
     duplicates: int = 0
+    ids_remembered: int = 0
+    ids_dropped: int = 0
     late: int = 0
     labels: dict[tuple[Source, Verdict], int] = field(default_factory=_by_source_and_verdict)
     label_paths: dict[LabelPath, int] = field(default_factory=lambda: dict.fromkeys(LABEL_PATHS, 0))

@@ -17,6 +17,7 @@ from pipeline.features import FeatureKernel
 from pipeline.feedback import Settled, Waiting, join
 from pipeline.policy import Policy, Reasons
 from pipeline.profiles import Profiles
+from pipeline.recent_ids import MemoryIds, RecentIds
 from pipeline.records import ACTIONS, DecisionRecord
 from pipeline.schema import Schema
 from pipeline.settings import Settings
@@ -39,7 +40,8 @@ class Version:
 class Decisions:
     """What was decided of a batch, as columns; `rows` are the rows of the batch it was given for.
 
-    Rows that are missing are duplicates: their ids were decided before.
+    Rows that are missing are `conflicts`, whose ids stand for other events, or duplicates: they
+    were decided before.
     """
 
     rows: NDArray[np.int64]
@@ -55,6 +57,7 @@ class Decisions:
     schema_hash: str
     challengers: dict[str, NDArray[np.float64]]
     members: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    conflicts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -113,8 +116,14 @@ class Engine:
     """Decides events and joins their labels; it never learns."""
 
     def __init__(
-        self, schema: Schema, settings: Settings, profiles: Profiles, waiting: Waiting
+        self,
+        schema: Schema,
+        settings: Settings,
+        profiles: Profiles,
+        waiting: Waiting,
+        ids: RecentIds | None = None,
     ) -> None:
+        self._ids = MemoryIds(settings) if ids is None else ids
         self.kernel = FeatureKernel(schema)
         self._names = tuple(item.name for item in schema.keyed)
         self._profiles = profiles
@@ -134,17 +143,17 @@ class Engine:
     def decide(self, batch: Transactions) -> Decisions:
         """Score a batch in order and say what to do with each event."""
         assert self._champion is not None, "no model was adopted"
+        sifted = self._ids.sift(batch)
+        if len(sifted.fresh) < len(batch):
+            batch = batch.take(sifted.fresh)
         view = self._profiles.open(batch)
-        rows = self.kernel.find_fresh(batch, view)
-        if len(rows) < len(batch):
-            batch, view = batch.take(rows), view.take(rows)
         features = self.kernel.read_and_record(batch, view)
         scored = self._champion.model.score(features)
         members = dict(scored.members)
         for version in self._challengers:
             members |= version.model.member_scores(features)
         return Decisions(
-            rows=rows,
+            rows=sifted.fresh,
             transactions=batch,
             entity_names=self._names,
             features=features,
@@ -159,6 +168,7 @@ class Engine:
                 version.name: version.model.scores(features) for version in self._challengers
             },
             members=members,
+            conflicts=sifted.conflicts,
         )
 
     def label(self, labels: Sequence[Label], *, training_seq: int) -> list[Settled]:

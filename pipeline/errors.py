@@ -11,6 +11,7 @@ FraudstreamError
 A bad event is none of these: it is a value, `Rejected`, and becomes a dead letter.
 """
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 
@@ -50,7 +51,68 @@ Reason = Literal[
     "wrong_partition",
     "out_of_time",
     "unknown_transaction",
+    "duplicate_conflict",
+    "internal_error",
 ]
 """Why an input became a dead letter; a closed list."""
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonHelp:
+    """What a reason means, how it is mended, and whether the same bytes may succeed after that."""
+
+    meaning: str
+    mend: str
+    is_mended_by_sending: bool
+
+
+REASON_HELP: dict[Reason, ReasonHelp] = {
+    "malformed": ReasonHelp(
+        "no JSON object in UTF-8, or no value at all",
+        "mend the producer, and publish the event anew",
+        is_mended_by_sending=False,
+    ),
+    "schema": ReasonHelp(
+        "a field is missing, of another type or out of its range",
+        "if the producer is right, mend the schema file, then send it again; "
+        "else publish the event anew",
+        is_mended_by_sending=True,
+    ),
+    "too_large": ReasonHelp(
+        "more bytes than a record may have",
+        "mend the producer, and publish the event anew",
+        is_mended_by_sending=False,
+    ),
+    "card_number": ReasonHelp(
+        "an id is a card number in clear",
+        "let the producer send tokens, and publish the event anew",
+        is_mended_by_sending=False,
+    ),
+    "wrong_partition": ReasonHelp(
+        "the record is not in the partition of its key",
+        "send it again if its key is the event's own: it goes to the key's partition",
+        is_mended_by_sending=True,
+    ),
+    "out_of_time": ReasonHelp(
+        "the event's time is too far from its arrival in Kafka",
+        "set event_ahead_seconds_max or event_age_days_max, then send it again",
+        is_mended_by_sending=True,
+    ),
+    "unknown_transaction": ReasonHelp(
+        "a label whose transaction had no decision for as long as a label waits",
+        "send it again once the transaction is decided",
+        is_mended_by_sending=True,
+    ),
+    "duplicate_conflict": ReasonHelp(
+        "the id stands for another transaction already: other content, or another card",
+        "give the event an id of its own, and publish it anew",
+        is_mended_by_sending=False,
+    ),
+    "internal_error": ReasonHelp(
+        "our own code failed on this record alone: a defect",
+        "report it; after an update that mends it, send it again",
+        is_mended_by_sending=True,
+    ),
+}

@@ -15,7 +15,6 @@ from pipeline.profiles import (
     DAY_SLOTS,
     HOUR_SLOTS,
     RECENT_COUNTERPARTS,
-    RECENT_IDS,
     Record,
     Structured,
 )
@@ -51,24 +50,6 @@ def event_kernel(
         out[row, 0] = math.log1p(amounts[row])
         out[row, 1] = (times[row] % DAY_MS) / HOUR_MS
         out[row, 2] = (times[row] // DAY_MS + EPOCH_WEEKDAY) % 7
-
-
-@kernel
-def record_ids(
-    profiles: Structured,
-    slots: NDArray[np.int32],
-    hashes: NDArray[np.int64],
-    fresh: NDArray[np.bool_],
-) -> None:
-    """Mark events whose id stands in their ring of recent ids; put the others in."""
-    for row in range(slots.size):
-        profile = profiles[slots[row]]
-        for place in range(RECENT_IDS):
-            if profile.ids[place] == hashes[row]:
-                fresh[row] = False
-        if fresh[row]:
-            profile.ids[profile.ids_next % RECENT_IDS] = hashes[row]
-            profile.ids_next += 1
 
 
 @kernel

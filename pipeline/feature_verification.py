@@ -18,6 +18,7 @@ from pipeline.events import TransactionDecoder, Transactions
 from pipeline.features import FeatureKernel
 from pipeline.learner import Learner
 from pipeline.profiles import MemoryProfiles
+from pipeline.recent_ids import MemoryIds
 from pipeline.records import DecisionRecord, decode_decisions, unpack_features
 from pipeline.schema import Schema
 from pipeline.settings import Settings
@@ -95,6 +96,7 @@ class FeatureVerification:
         self._names = tuple(item.name for item in schema.keyed)
         self._decoder = TransactionDecoder(schema)
         self._admission = Admission(schema, settings, PARTITION)
+        self._ids = MemoryIds(settings)
         self._learner = Learner(schema, self._kernel.schema_hash, ())
         self._profiles = MemoryProfiles(schema, self._learner.profiles)
         self._cursor, self._end = TrainingCursor(log), end
@@ -162,12 +164,12 @@ class FeatureVerification:
     ) -> None:
         """Read and record events that saw the same labels, and compare what they read."""
         problem = self._learn_to(label_offset)
-        view = self._profiles.open(batch)
-        rows = self._kernel.find_fresh(batch, view)
-        self.result.duplicates += len(batch) - len(rows)
-        fresh, view = batch.take(rows), view.take(rows)
-        features = self._kernel.read_and_record(fresh, view)
-        for place, row in enumerate(rows.tolist()):
+        sifted = self._ids.sift(batch)
+        self.result.duplicates += sifted.duplicates
+        self.result.rejected += len(sifted.conflicts)
+        fresh = batch.take(sifted.fresh)
+        features = self._kernel.read_and_record(fresh, self._profiles.open(fresh))
+        for place, row in enumerate(sifted.fresh.tolist()):
             decision = found.pop(offsets[row], None)
             if decision is None:
                 self.result.missing += 1

@@ -29,11 +29,10 @@ from pipeline.feature_kernels import (
     alike_kernel,
     event_kernel,
     learned_kernel,
-    record_ids,
     shared_kernel,
     traffic_kernel,
 )
-from pipeline.profiles import ProfileView, counterpart_hashes, id_hashes
+from pipeline.profiles import ProfileView, counterpart_hashes
 from pipeline.schema import Schema
 
 # Bumped when a feature changes its meaning under the same name.
@@ -261,13 +260,6 @@ class FeatureKernel:
         self._has_counterpart = len(schema.keyed) > 1
         computed = _computed_features(schema)
         self._computed_width, self._kept = len(computed), _kept(computed, schema)
-
-    def find_fresh(self, batch: Transactions, view: ProfileView) -> NDArray[np.int64]:
-        """Give the rows whose event id the partition key has not seen lately, and remember them."""
-        fresh = np.ones(len(batch), dtype=np.bool_)
-        ids = id_hashes(batch.transaction_id)
-        record_ids(view.traffic.values, view.traffic.slots, ids, fresh)
-        return np.flatnonzero(fresh)
 
     def read_and_record(self, batch: Transactions, view: ProfileView) -> NDArray[np.float32]:
         """Give the features of a batch, float32 of shape (events, features), and record it.

@@ -3,7 +3,7 @@
 Three kinds of row, after who may write them:
 
 - `TRAFFIC`, for the partition key: its events are in one partition, in order, so one writer keeps
-  exponentially decayed counts and sums, the habit of its amounts, recent counterparts, recent ids.
+  exponentially decayed counts and sums, the habit of its amounts, recent counterparts.
 - `BUCKET` rings, for entities that every partition sees: whole numbers in buckets of event time. A
   slot keeps the newest bucket that fell on it, so the end state is the same in any order of events.
 - `LEARNED`, for both: what labels teach. One writer, the learner, in the order of the training log.
@@ -13,7 +13,6 @@ Three kinds of row, after who may write them:
 ([0, 1, 0], 2)
 """
 
-import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +25,6 @@ from pipeline.events import Transactions
 from pipeline.numbering import numbers_of
 from pipeline.schema import Schema
 
-# An id that comes again within so many events of its card is a duplicate and decided once.
-RECENT_IDS = 16
 RECENT_COUNTERPARTS = 8
 # The current hour and the 24 before it; the current day and the 30 before it.
 HOUR_SLOTS = 25
@@ -43,8 +40,6 @@ TRAFFIC = np.dtype(
         ("habit", "<f8", (3,)),  # decayed weight, sum, sum of squares of the amount
         ("counterparts", "<i8", (RECENT_COUNTERPARTS,)),  # hashes, a ring
         ("counterparts_next", "<i8"),
-        ("ids", "<i8", (RECENT_IDS,)),  # hashes, a ring
-        ("ids_next", "<i8"),
         ("unusual", "<f8", (3,)),  # decayed counts of unusual amounts, half-lives from a day on
     ]
 )
@@ -163,19 +158,6 @@ class ProfileView:
     learned: tuple[Rows, ...]
     label_offset: int
 
-    def take(self, rows: NDArray[np.int64]) -> "ProfileView":
-        """Give the view of these events of the batch."""
-
-        def taken(part: Rows) -> Rows:
-            return Rows(part.values, part.slots[rows])
-
-        return ProfileView(
-            traffic=taken(self.traffic),
-            shared=tuple(taken(part) for part in self.shared),
-            learned=tuple(taken(part) for part in self.learned),
-            label_offset=self.label_offset,
-        )
-
 
 class Profiles(Protocol):
     """Where profiles are kept: in memory for replay, in Redis for the worker."""
@@ -220,12 +202,6 @@ class MemoryProfiles:
             learned=self._learned.rows(batch.keys),
             label_offset=self._learned.offset,
         )
-
-
-def id_hashes(ids: Sequence[str]) -> NDArray[np.int64]:
-    """Hash event ids to 64 bits, such that nobody can choose two that collide; never 0."""
-    digests = b"".join(hashlib.blake2b(key.encode(), digest_size=8).digest() for key in ids)
-    return np.frombuffer(digests, dtype="<i8") | 1
 
 
 def counterpart_hashes(ids: Sequence[str]) -> NDArray[np.int64]:

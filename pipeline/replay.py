@@ -84,7 +84,10 @@ class Learned:
 
 @dataclass(slots=True)
 class ReplayResult:
-    """What a replay found; `quality` has one entry for each model, the champion first."""
+    """What a replay found; `quality` has one entry for each model, the champion first.
+
+    `duplicates` came again, and `conflicts` with the id of another event: neither was decided.
+    """
 
     events: int = 0
     seconds: float = 0.0
@@ -92,10 +95,16 @@ class ReplayResult:
     first_ms: int | None = None
     last_ms: int | None = None
     duplicates: int = 0
+    conflicts: int = 0
     actions: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
     quality: dict[str, Quality] = field(default_factory=dict)
     model_version: str = ""
+
+    @property
+    def passed(self) -> int:
+        """Events read, whatever became of them."""
+        return self.events + self.duplicates + self.conflicts
 
     @property
     def events_per_second(self) -> float:
@@ -221,9 +230,10 @@ class Replay:
         self._decided(decisions)
         self._judged(decisions, truth)
         result = self.result
-        self.scores.add(decisions, truth, first_row=result.events + result.duplicates)
+        self.scores.add(decisions, truth, first_row=result.passed)
         result.events += len(decisions)
-        result.duplicates += len(batch) - len(decisions)
+        result.conflicts += len(decisions.conflicts)
+        result.duplicates += len(batch) - len(decisions) - len(decisions.conflicts)
         result.last_ms = int(batch.event_time_ms[-1])
         result.first_ms = result.first_ms or int(batch.event_time_ms[0])
         counts = np.bincount(decisions.actions, minlength=len(ACTIONS)).tolist()

@@ -105,6 +105,12 @@ class Settings:
     event_age_days_max: float = _setting(
         0.0, "an event older than this at its arrival is a dead letter; 0: history may be published"
     )
+    duplicate_days: float = _setting(
+        7.0, "event days for which an id is remembered: one that comes again is decided once"
+    )
+    duplicate_ids_max: int = _setting(
+        10_000_000, "ids that are remembered, of all partitions; beyond it the oldest go"
+    )
     feedback_limit: int = _setting(
         1_000_000, "decisions a partition keeps waiting for a label; beyond it the oldest goes"
     )
@@ -143,6 +149,7 @@ class Settings:
             "models_kept",
             "feedback_limit",
             "review_limit",
+            "duplicate_ids_max",
         ):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} must be at least 1 (got {getattr(self, name)})")
@@ -151,6 +158,8 @@ class Settings:
                 f"batch_events_max must be at most {BATCH_EVENTS_LIMIT} "
                 f"(got {self.batch_events_max}): a commit holds no more"
             )
+        if not self.duplicate_days > 0:
+            raise SettingError(f"duplicate_days must be above 0 (got {self.duplicate_days})")
         if not 0 <= self.metrics_port <= PORT_MAX:
             raise SettingError(f"metrics_port must be 0 to {PORT_MAX} (got {self.metrics_port})")
         for setting in fields(self):

@@ -34,6 +34,7 @@ def as_json(result: ReplayResult, findings: Findings, plan: ReplayPlan) -> str:
         "seconds": round(result.seconds, 3),
         "finished": result.finished,
         "duplicates": result.duplicates,
+        "conflicts": result.conflicts,
         "actions": dict(result.actions),
         "labels": dict(result.labels),
         "model": plan.settings.model,
@@ -54,7 +55,10 @@ def show(result: ReplayResult, findings: Findings, plan: ReplayPlan) -> None:
     console = Console(highlight=False)
     console = Console(highlight=False, width=max(console.width, WIDTH_MIN))
     console.print(f"events   {result.events:,} in {result.seconds:.1f} s", end="")
-    console.print(f" ({result.events_per_second:,.0f} events/s), duplicates {result.duplicates:,}")
+    console.print(
+        f" ({result.events_per_second:,.0f} events/s), duplicates {result.duplicates:,}", end=""
+    )
+    console.print(f", conflicts {result.conflicts:,}" if result.conflicts else "")
     console.print(f"period   {period_text(result.first_ms, result.last_ms)}")
     costs = (
         f"{item.model} {item.seconds:.2f} s ({item.cpu_seconds:.2f} s of the processor)"

@@ -174,8 +174,6 @@ def _progress(total: int | None) -> Iterator[Callable[[ReplayResult], None]]:
         task = progress.add_task("replay", total=total, rate=0.0)
 
         def report(result: ReplayResult) -> None:
-            progress.update(
-                task, completed=result.events + result.duplicates, rate=result.events_per_second
-            )
+            progress.update(task, completed=result.passed, rate=result.events_per_second)
 
         yield report

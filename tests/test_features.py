@@ -28,7 +28,6 @@ from pipeline.profiles import (
     BUCKET,
     BUCKET_SLOTS,
     HOUR_SLOTS,
-    RECENT_IDS,
     LearnedProfiles,
     MemoryProfiles,
     Profiles,
@@ -216,19 +215,6 @@ def test_compiled_kernels_are_their_source_to_the_last_bit(seed: int) -> None:
     assert tables_of(view) == tables_of(other)
 
 
-def test_compiled_duplicates_are_those_of_the_source() -> None:
-    batch = visits([MONDAY_MS] * 60, ids=[f"t{number % 23}" for number in range(60)])
-    ours, theirs = Memory(), Memory()
-
-    fresh = KERNEL.find_fresh(batch, ours.profiles.open(batch))
-    expected = plain(FeatureKernel.find_fresh)(
-        KERNEL, batch, RecordProfiles(theirs.profiles).open(batch)
-    )
-
-    assert fresh.tolist() == expected.tolist()
-    assert len(fresh) == 60
-
-
 # Time and batches.
 
 
@@ -268,46 +254,6 @@ def test_no_feature_of_an_event_sees_the_event_itself() -> None:
 
     counts = {name: value for name, value in row.items() if "_count_" in name or "_amount_" in name}
     assert {value for value in counts.values() if not math.isnan(value)} == {0.0}
-
-
-# Duplicates.
-
-
-def test_an_id_among_the_last_sixteen_of_its_card_is_a_duplicate() -> None:
-    others = [f"o{number}" for number in range(RECENT_IDS - 1)]
-    batch = visits([MONDAY_MS] * (RECENT_IDS + 1), ids=["t", *others, "t"])
-
-    fresh = KERNEL.find_fresh(batch, Memory().profiles.open(batch))
-
-    assert fresh.tolist() == list(range(RECENT_IDS))
-
-
-def test_an_id_beyond_the_last_sixteen_is_a_new_event() -> None:
-    others = [f"o{number}" for number in range(RECENT_IDS)]
-    batch = visits([MONDAY_MS] * (RECENT_IDS + 2), ids=["t", *others, "t"])
-
-    fresh = KERNEL.find_fresh(batch, Memory().profiles.open(batch))
-
-    assert len(fresh) == RECENT_IDS + 2
-
-
-def test_duplicates_do_not_push_ids_out_of_the_ring() -> None:
-    batch = visits([MONDAY_MS] * 40, ids=["t", *["o"] * 38, "t"])
-
-    assert KERNEL.find_fresh(batch, Memory().profiles.open(batch)).tolist() == [0, 1]
-
-
-def test_the_same_id_of_another_card_is_another_event() -> None:
-    batch = visits([MONDAY_MS] * 2, ids=["t", "t"], cards=["c1", "c2"])
-
-    assert KERNEL.find_fresh(batch, Memory().profiles.open(batch)).tolist() == [0, 1]
-
-
-def test_an_id_is_remembered_from_batch_to_batch() -> None:
-    memory = Memory()
-    for expected in ([0], []):
-        batch = visits([MONDAY_MS], ids=["t"])
-        assert KERNEL.find_fresh(batch, memory.profiles.open(batch)).tolist() == expected
 
 
 # Values by hand.

@@ -1,6 +1,7 @@
 """A lane works on the chunks of a partition in order, without losing or skipping any."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from faust.types import TP
 
 from consumers.chunks import Chunk
-from consumers.dead_letters import InputRecord
+from consumers.dead_letters import EventError, InputRecord
 from consumers.lane import Lane, Part
 
 PLACE = TP("transactions", 0)
@@ -203,5 +204,62 @@ def test_a_lane_that_ends_finishes_its_batch_and_gives_the_rest_up() -> None:
 
         assert part.batches == [[0]]
         assert world.finished == 2
+
+    run(story())
+
+
+class FailingPart(CountingPart):
+    """Fails on batches with certain offsets; those that come alone it keeps in `refused`."""
+
+    def __init__(self, *failing: int) -> None:
+        super().__init__(position=0)
+        self.failing, self.refused = set(failing), list[int]()
+        self.tries: Counter[int] = Counter()
+
+    async def handle(self, records: Sequence[InputRecord]) -> bool:
+        self.tries.update(record.offset for record in records)
+        if self.failing & {record.offset for record in records}:
+            raise EventError(ValueError("a defect"))
+        return await super().handle(records)
+
+    async def failed(self, records: Sequence[InputRecord], error: EventError) -> None:
+        if len(records) == 1:
+            self.refused.append(records[0].offset)
+            self.position = records[0].offset + 1
+
+
+def test_a_record_that_our_own_code_fails_on_is_refused_alone() -> None:
+    async def story() -> None:
+        world = World(part := FailingPart(37, 38, 70))
+        world.put(chunk(0, *range(100)))
+        await world.until(lambda: world.finished == 100)
+
+        assert part.refused == [37, 38, 70]
+        worked = [offset for batch in part.batches for offset in batch]
+        assert worked == [offset for offset in range(100) if offset not in part.failing]
+        assert not world.read_again
+
+    run(story())
+
+
+def test_batches_grow_again_behind_a_record_that_was_refused() -> None:
+    async def story() -> None:
+        world = World(part := FailingPart(0))
+        world.put(chunk(0, *range(500)))
+        await world.until(lambda: world.finished == 500)
+
+        assert [len(batch) for batch in part.batches] == [1, 2, 4, 8, 16, 32, 64, 100, 100, 100, 72]
+
+    run(story())
+
+
+def test_a_defect_that_every_record_meets_costs_each_few_tries() -> None:
+    async def story() -> None:
+        world = World(part := FailingPart(*range(300)))
+        world.put(chunk(0, *range(300)))
+        await world.until(lambda: world.finished == 300)
+
+        assert part.refused == list(range(300))
+        assert max(part.tries.values()) <= 8
 
     run(story())

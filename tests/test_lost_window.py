@@ -10,7 +10,7 @@ from pipeline.feedback import matured_label
 from pipeline.records import TrainingExample, decode_examples
 from pipeline.topics import TRAINING
 from pipeline.waiting_index import IndexEntry
-from tests.strategies import decision, label
+from tests.strategies import CARD, decision, label
 
 PARTITION, NEXT, MATURITY_MS = 3, 100, 60 * DAY_MS
 MATURED = matured_label(decision(), MATURITY_MS)
@@ -23,7 +23,7 @@ def step_after(**numbers: int) -> LabelStep:
         f"t1/{names.get(name, name)}".encode(): str(number).encode()
         for name, number in numbers.items()
     }
-    step = LabelStep(PARTITION, NEXT, 0, LearnedBefore(PARTITION, stored), MATURITY_MS)
+    step = LabelStep(CARD, PARTITION, NEXT, 0, LearnedBefore(PARTITION, stored), MATURITY_MS)
     step.waiting.entries["t1"] = IndexEntry(7, True, None, None)
     step.waiting.decisions["t1"] = decision()
     return step

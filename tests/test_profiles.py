@@ -17,7 +17,6 @@ from pipeline.profiles import (
     Table,
     bucket_table,
     counterpart_hashes,
-    id_hashes,
     learned_table,
     traffic_table,
 )
@@ -152,17 +151,6 @@ def test_a_view_says_which_labels_it_knows() -> None:
     assert MemoryProfiles(CARD, learned).open(visits([MONDAY_MS])).label_offset == 17
 
 
-def test_a_view_of_some_events_has_their_rows() -> None:
-    batch = visits([MONDAY_MS] * 3, cards=["a", "b", "c"], terminals=["x", "x", "y"])
-    view = MemoryProfiles(CARD, LearnedProfiles(CARD)).open(batch)
-
-    taken = view.take(np.array([2, 0]))
-
-    assert taken.traffic.slots.tolist() == [2, 0]
-    assert [part.slots.tolist() for part in taken.shared] == [[1, 0]]
-    assert [part.slots.tolist() for part in taken.learned] == [[2, 0], [1, 0]]
-
-
 def test_a_schema_of_one_entity_shares_nothing() -> None:
     learned = LearnedProfiles(ONE_ENTITY)
 
@@ -172,15 +160,9 @@ def test_a_schema_of_one_entity_shares_nothing() -> None:
 
 
 @given(st.lists(IDS, unique=True, max_size=40))
-def test_hashes_tell_ids_apart_and_are_never_0(ids: list[str]) -> None:
-    hashes = id_hashes(ids).tolist()
-
-    assert len(set(hashes)) == len(ids)
-    assert 0 not in hashes
-    assert id_hashes(ids).tolist() == hashes
+def test_no_hash_of_a_counterpart_is_0_which_means_none(ids: list[str]) -> None:
     assert 0 not in counterpart_hashes(ids).tolist()
 
 
 def test_hashes_are_the_same_on_every_machine() -> None:
-    assert id_hashes(["t1"]).tolist() == [3_012_898_748_006_197_707]
     assert counterpart_hashes(["m1"]).tolist() == [7_521_699_631]
