@@ -285,7 +285,7 @@ class Labeller(Part):
         label = self._decoder.decode_one(record.value)
         if isinstance(label, Problem):
             return label
-        return self._admission.misplaced(label.key) or label
+        return self._admission.refused(label.key, record.key) or label
 
     def _fitting(
         self, step: _Step, checked: list[tuple[InputRecord, Label | Problem]]

@@ -80,7 +80,8 @@ class Scorer(Part):
         with timed(counts, "decode"):
             batch, rows, rejected = self._decoder.decode([record.value for record in records])
             appended_ms = [record.timestamp_ms for record in records]
-            batch, rows, refused = self._admission.admit(batch, rows, appended_ms)
+            keys = [record.key for record in records]
+            batch, rows, refused = self._admission.admit(batch, rows, appended_ms, keys)
             rejected += refused
         late = int((batch.event_time_ms < self._watermark_ms - LATE_MS).sum())
         with timed(counts, "read"):
