@@ -21,7 +21,7 @@ class InputRecord:
     key: bytes | None
     value: bytes | None
     timestamp_ms: int | None = None
-    headers: Sequence[tuple[str, bytes]] = ()
+    headers: Sequence[tuple[str, bytes | None]] = ()
 
 
 def dead_letter(record: InputRecord, problem: Problem, *, stage: str) -> OutboxRecord:

@@ -37,7 +37,7 @@ class OutboxRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     partition: int
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes]] = []
+    headers: list[tuple[str, bytes | None]] = []
 
 
 class Outbox(msgspec.Struct, frozen=True, array_like=True):
