@@ -33,6 +33,8 @@ BOMB_PARTITION = 0
 REFUSED_MB = 40
 PASSED_MB = 15
 SMALL_RECORDS = 800
+# The other client sends them.
+REFUSED_BY_CLIENT = ("neither key nor value", "null header value")
 HEADERS = 6_000_000
 ANSWER_SECONDS_MAX = 60.0
 # Above what a worker has in use before; the largest batch expands to 15 MB and is copied twice.
@@ -101,16 +103,34 @@ def send_envelopes(settings: Settings) -> dict[str, Place]:
                 partition=case.partition,
             )
             for case in ENVELOPES
+            if case.name not in REFUSED_BY_CLIENT
         }
         producer.flush(timeout=30)
         found = {name: future.get(30) for name, future in sent.items()}
-    return {name: (item.partition, item.offset) for name, item in found.items()}
+    places = {name: (item.partition, item.offset) for name, item in found.items()}
+    for case in ENVELOPES:
+        if case.name in REFUSED_BY_CLIENT:
+            headers = [(name.decode(), content) for name, content in case.headers]
+            assert not isinstance(case.value, str)
+            sending = send_batch(
+                settings, 1, keys[case.key], [case.value], codec="gzip", headers=headers
+            )
+            landed = asyncio.run(sending)
+            assert landed is not None
+            places[case.name] = landed
+    return places
 
 
-async def send_bomb(
-    settings: Settings, codec: str, values: Sequence[bytes], headers: Headers = ()
+async def send_batch(
+    settings: Settings,
+    partition: int,
+    key: bytes | None,
+    values: Sequence[bytes | None],
+    *,
+    codec: str,
+    headers: Headers = (),
 ) -> Place | None:
-    """Send one batch to the partition of bombs; `None` where the broker refuses it."""
+    """Send values as one batch; `None` where the broker refuses it."""
     producer = AIOKafkaProducer(
         bootstrap_servers=settings.kafka_servers,
         compression_type=codec,
@@ -121,8 +141,8 @@ async def send_bomb(
     try:
         batch = producer.create_batch()
         for value in values:
-            batch.append(key=b"bomb", value=value, timestamp=None, headers=list(headers))
-        future = await producer.send_batch(batch, TRANSACTIONS, partition=BOMB_PARTITION)
+            batch.append(key=key, value=value, timestamp=None, headers=list(headers))
+        future = await producer.send_batch(batch, TRANSACTIONS, partition=partition)
         landed = await future
     except MessageSizeTooLargeError:
         return None
@@ -136,7 +156,9 @@ def send_bombs(settings: Settings) -> dict[str, Place | None]:
     small = [bytes(RECORD_BYTES_MAX)]
 
     def send(codec: str, values: Sequence[bytes], headers: Headers = ()) -> Place | None:
-        return asyncio.run(send_bomb(settings, codec, values, headers))
+        return asyncio.run(
+            send_batch(settings, BOMB_PARTITION, b"bomb", values, codec=codec, headers=headers)
+        )
 
     return {
         "gzip, one value": send("gzip", [zeros[REFUSED_MB]]),
@@ -144,7 +166,8 @@ def send_bombs(settings: Settings) -> dict[str, Place | None]:
         "gzip, many values": send("gzip", small * 64 * REFUSED_MB),
         "gzip, 15 MB": send("gzip", [zeros[PASSED_MB]]),
         "zstd, 15 MB": send("zstd", [zeros[PASSED_MB]]),
-        "zstd, headers": send("zstd", [b"bad"], [("", None)] * HEADERS),
+        # Of another codec, the broker itself would take them apart, and not survive it.
+        "lz4, headers": send("lz4", [b"bad"], [("", None)] * HEADERS),
         "zstd, one header": send("zstd", [b"bad"], [("a", zeros[PASSED_MB])]),
         **{f"gzip, small {n}": send("gzip", small * SMALL_RECORDS) for n in range(4)},
     }
@@ -244,7 +267,7 @@ def test_of_a_value_that_expands_to_what_the_topic_allows_the_beginning_is_kept(
 
 
 def test_of_headers_without_number_and_of_a_large_one_the_first_are_kept(story: Story) -> None:
-    many = story.letters[story.bombs["zstd, headers"]]  # type: ignore[index]
+    many = story.letters[story.bombs["lz4, headers"]]  # type: ignore[index]
     large = story.letters[story.bombs["zstd, one header"]]  # type: ignore[index]
 
     assert dict(many.headers)[CUT_HEADER] == b"%d headers" % HEADERS

@@ -1,0 +1,3 @@
+"""What may be found damaged in Redis."""
+
+DAMAGE: tuple = ()
