@@ -1,11 +1,11 @@
 """Kafka's envelope of a record, read such that nothing in it can end a process or fill its memory.
 
-Both clients decode the name of a header as UTF-8 while they take a batch apart: one name that is no
-UTF-8, and its partition can never be read on. Both expand a batch as far as it expands: 64 KiB of
+One of our clients decodes the name of a header as strict UTF-8 while it takes a batch apart: one
+name that is no UTF-8, and its partition can never be read on. Both clients expand a batch as far as it expands: 64 KiB of
 lz4 may hold 16 MB, as one value or as eight million headers. So a batch that expands far, or that
 the client cannot read, is read here, record by record:
 
-- a header name that is no UTF-8 is kept, its odd bytes written as `\\xff`;
+- a header name that is no UTF-8 is kept, with U+FFFD in place of its odd bytes;
 - of a key, a value and headers beyond a limit the beginning is kept, and the header
   `fraud.errors.cut` says how much there was. Such a record is too large in any case.
 
@@ -75,9 +75,10 @@ class _Careful:
             if room <= 0 or len(headers) == KEPT_HEADERS_MAX:
                 self._cut.append(f"{count} headers")
                 break
-            name, content = self._bytes("header name", room), self._bytes("header", room)
-            room -= len(name or b"") + len(content or b"")
-            headers.append(((name or b"").decode("utf-8", "backslashreplace"), content))
+            name = self._bytes("header name", room) or b""
+            content = self._bytes("header", room - len(name))
+            room -= len(name) + len(content or b"")
+            headers.append((name.decode("utf-8", "replace"), content))
         if self._cut:
             headers.append((CUT_HEADER, "; ".join(self._cut).encode()))
         return headers

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pipeline.errors import Reason
 
 NOT_UTF8 = b"\xff\xfename"
-NOT_UTF8_KEPT = "\\xff\\xfename"
+NOT_UTF8_KEPT = "\ufffd\ufffdname"
 
 GiveKey = str
 """`own`: the card's; `none`; `empty`; `neighbour`: of another card of the same partition."""
