@@ -1,9 +1,9 @@
 """Kafka's envelope of a record, read such that nothing in it can end a process or fill its memory.
 
 One of our clients decodes the name of a header as strict UTF-8 while it takes a batch apart: one
-name that is no UTF-8, and its partition can never be read on. Both clients expand a batch as far as it expands: 64 KiB of
-lz4 may hold 16 MB, as one value or as eight million headers. So a batch that expands far, or that
-the client cannot read, is read here, record by record:
+name that is none, and its partition can never be read on. Both expand a batch as far as it expands:
+64 KiB of lz4 may hold 16 MB, as one value or as eight million headers. So a batch that expands far,
+or that the client cannot read, is read here, record by record:
 
 - a header name that is no UTF-8 is kept, with U+FFFD in place of its odd bytes;
 - of a key, a value and headers beyond a limit the beginning is kept, and the header
