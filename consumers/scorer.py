@@ -11,7 +11,7 @@ from consumers.dead_letters import InputRecord, dead_letter
 from consumers.lane import Part
 from consumers.model_feed import ModelFeed
 from consumers.redis_profiles import RedisProfiles
-from consumers.redis_store import RedisStore
+from consumers.redis_store import RedisStore, stored_number
 from consumers.timing import timed
 from consumers.waiting_store import index_changes
 from pipeline.admission import Admission
@@ -71,8 +71,8 @@ class Scorer(Part):
     async def _start_over(self) -> None:
         """Forget what is cached, and stand where the store stands."""
         self._profiles.forget()
-        stored = await self._parts.store.redis.get(f"wm:{self._partition}")
-        self._watermark_ms = int(stored or 0)
+        key = f"wm:{self._partition}"
+        self._watermark_ms = stored_number(key, await self._parts.store.redis.get(key))
 
     async def handle(self, records: Sequence[InputRecord]) -> bool:
         """Decide records that follow each other, unless another owner was before us."""
