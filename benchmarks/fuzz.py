@@ -26,7 +26,7 @@ from redis import Redis
 
 from benchmarks.accounting import drain
 from benchmarks.machine import machine
-from benchmarks.mutations import Message, Mutator, RawName
+from benchmarks.mutations import TOPICS, Message, Mutator, RawName
 from benchmarks.progress import Report, progress
 from consumers.log_reader import read_topic
 from pipeline.admission import Admission
@@ -153,37 +153,44 @@ def _chunks(messages: Iterable[Message]) -> Iterator[list[Message]]:
         yield chunk
 
 
-def through_worker(settings: Settings, seed: int, count: int) -> dict[str, Any]:
-    """Send messages through a real worker, and account for every one."""
+def through_servers(settings: Settings, seed: int, count: int) -> dict[str, Any]:
+    """Start servers and a worker, and send messages through."""
     with (
         Stack(settings, attached=True, say=_say) as endpoints,
         services(["worker"], settings, endpoints, _say) as [worker],
     ):
-        memory = Memory(psutil.Process(worker.process.pid))
-        sent, refused = Counter[str](), Counter[str]()
-        with progress("send", "messages", count) as report:
-            _send(settings, endpoints, Mutator(seed).messages(count), sent, refused, report)
-        with progress("drain", "messages", count) as report:
+        return through_worker(settings, endpoints, worker, seed, count)
 
-            def seen(done: int, total: int | None = None) -> None:
-                memory.look(done)
-                report(done, total)
 
-            _drain(settings, endpoints, seen)
-        return _account(settings, endpoints, worker, sent, refused) | {
-            "worker_memory": memory.result()
-        }
+def through_worker(
+    settings: Settings, endpoints: Endpoints, worker: Started, seed: int, count: int
+) -> dict[str, Any]:
+    """Send messages through a real worker, and account for every one."""
+    memory = Memory(psutil.Process(worker.process.pid))
+    sent, refused = Counter[str](), Counter[str]()
+    with progress("send", "messages", count) as report:
+        _send(settings, endpoints, Mutator(seed).messages(count), (sent, refused), report)
+    with progress("drain", "messages", count) as report:
+
+        def seen(done: int, total: int | None = None) -> None:
+            memory.look(done)
+            report(done, total)
+
+        # There is no trainer.
+        drain(settings, endpoints, seen, topics=TOPICS)
+    found = _account(settings, endpoints, worker, sent, refused)
+    return found | {"worker_memory": memory.result()}
 
 
 def _send(
     settings: Settings,
     endpoints: Endpoints,
     messages: Iterable[Message],
-    sent: Counter[str],
-    refused: Counter[str],
+    counts: tuple[Counter[str], Counter[str]],
     report: Report,
 ) -> None:
     """Send messages, each alone; of those beyond `max.message.bytes` the broker takes none."""
+    sent, refused = counts
     producer = KafkaProducer(
         # One that the broker refuses would take the others of an idempotent producer with it.
         bootstrap_servers=endpoints.kafka_servers, acks="all", linger_ms=20, batch_size=0,
@@ -203,11 +210,6 @@ def _send(
             sent[message.topic] += 1
             report(number + 1)
         producer.flush(timeout=120)
-
-
-def _drain(settings: Settings, endpoints: Endpoints, report: Report) -> None:
-    """Wait until every input stands at its end; there is no trainer."""
-    drain(settings, endpoints, report, topics=(TRANSACTIONS, FEEDBACK, OUTCOMES))
 
 
 def _account(
@@ -287,7 +289,7 @@ def run(seed: int, messages: int, through: int, folder: Path) -> dict[str, Any]:
     }
     if through:
         settings = replace(Settings(), state_dir=str(folder), event_age_days_max=0.0)
-        found["worker"] = through_worker(settings, seed + 1, through)
+        found["worker"] = through_servers(settings, seed + 1, through)
         checks |= found["worker"].pop("checks")
     return found | {"checks": checks}
 
