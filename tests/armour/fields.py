@@ -53,7 +53,7 @@ _CURRENCIES = (
     wrong("currency", 978),
     wrong("currency", None),
     wrong("currency", "EUX", said="a currency code of ISO 4217"),
-    wrong("currency", "XXX", said="a currency code of ISO 4217"),
+    wrong("currency", "XTS", said="a currency code of ISO 4217"),
     right("currency", ..., currency=["EUR"]),
     right("currency", "CHF", currency=["CHF"]),
     right("currency", "HRK", currency=["HRK"]),
