@@ -23,6 +23,10 @@ from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 from kafka.record.util import decode_varint
 
+from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
+
+# What others write.
+INPUTS = frozenset({TRANSACTIONS, FEEDBACK, OUTCOMES})
 CUT_HEADER = "fraud.errors.cut"
 # Of a record that is read here.
 KEPT_BYTES_MAX = 64 * 1024
@@ -133,26 +137,35 @@ class _GuardedBatch:
         return len(batch._buffer) > EXPANDED_BYTES_MAX  # noqa: SLF001
 
 
-class _GuardedRecords(_MemoryRecordsPy):  # type: ignore[misc]
-    """What was fetched of a partition, as batches that are guarded."""
+class _Records(_MemoryRecordsPy):  # type: ignore[misc]
+    """What was fetched of a partition, as batches that are guarded where that is asked for."""
+
+    is_guarded = False
 
     def next_batch(self, *_: Any) -> Any:
         raw = self._next_slice
         batch = super().next_batch()
-        if raw is None or batch.is_control_batch:
+        if raw is None or not self.is_guarded or batch.is_control_batch:
             return batch
         return _GuardedBatch(batch, raw)
 
 
-class _BoundedRecords(fetcher.PartitionRecords):  # type: ignore[misc]
-    """Records fetched of a partition, up to a number of bytes; the next fetch begins behind."""
+class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
+    """Records fetched of a partition; of an input some bytes, the next fetch begins behind."""
 
     _bytes = 0
 
+    def __init__(self, tp: Any, records: Any, *others: Any) -> None:
+        super().__init__(tp, records, *others)
+        # What we write ourselves, such as a snapshot of 33 MB, is never cut.
+        self._is_input = records.is_guarded = tp.topic in INPUTS
+
     def __next__(self) -> Any:
-        if self._bytes > FETCHED_BYTES_MAX:
+        if self._is_input and self._bytes > FETCHED_BYTES_MAX:
             raise StopIteration
         record = super().__next__()
+        if not self._is_input:
+            return record
         self._bytes += max(record.serialized_key_size, 0) + max(record.serialized_value_size, 0)
         self._bytes += sum(len(name) + len(content or b"") for name, content in record.headers)
         return record
@@ -174,5 +187,5 @@ class _LogBatch(DefaultRecordBatch):  # type: ignore[misc]
 
 def guard_clients() -> None:
     """Let both clients of this process read envelopes with care."""
-    fetcher.MemoryRecords, fetcher.PartitionRecords = _GuardedRecords, _BoundedRecords
+    fetcher.MemoryRecords, fetcher.PartitionRecords = _Records, _PartitionRecords
     memory_records.DefaultRecordBatch = _LogBatch
