@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo docs dashboards latency million handbook waiting recent-ids simulate mutants guarantee bench-quality
+.PHONY: help setup test lint demo docs dashboards latency million handbook fuzz waiting recent-ids simulate mutants guarantee bench-quality
 
 BIN := .venv/bin
 STAMP := .venv/.made
@@ -47,6 +47,9 @@ million: setup ## Send a million transactions and their labels through, account 
 
 handbook: setup ## Send the Fraud Detection Handbook's stream through at a speed-up, compare with replay
 	@$(BIN)/python -m benchmarks.handbook $(ARGS)
+
+fuzz: setup ## Pass a million mutated messages through, account for every one
+	@$(BIN)/python -m benchmarks.fuzz $(ARGS)
 
 waiting: setup ## Measure what a decision that waits for its label costs in Redis
 	@$(BIN)/python -m benchmarks.waiting_index $(ARGS)

@@ -6,6 +6,7 @@ each learned label one training example.
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +26,18 @@ STALL_SECONDS_MAX = 120.0
 POLL_SECONDS = 0.5
 
 
-def drain(settings: Settings, endpoints: Endpoints, report: Report) -> None:
-    """Wait until every input stands at its end, and the trainer at the end of `training`."""
+def drain(
+    settings: Settings,
+    endpoints: Endpoints,
+    report: Report,
+    topics: Sequence[str] = (TRANSACTIONS, FEEDBACK, TRAINING),
+) -> None:
+    """Wait until every input stands at its end; `training` among them is the trainer's."""
     redis = Redis.from_url(endpoints.redis_url)
     consumer = KafkaConsumer(bootstrap_servers=endpoints.kafka_servers.split(","))
     moved_at, before = time.monotonic(), -1
     while time.monotonic() - moved_at < STALL_SECONDS_MAX:
-        done, total = _standing(settings, consumer, redis)
+        done, total = _standing(settings, consumer, redis, topics)
         report(done, total)
         if done == total:
             break
@@ -41,14 +47,18 @@ def drain(settings: Settings, endpoints: Endpoints, report: Report) -> None:
     consumer.close()
 
 
-def _standing(settings: Settings, consumer: Any, redis: Any) -> tuple[int, int]:
+def _standing(
+    settings: Settings, consumer: Any, redis: Any, topics: Sequence[str]
+) -> tuple[int, int]:
     """Give how many input records were committed, and how many there are."""
     places = {
         TopicPartition(topic, partition): f"pos:{topic}:{partition}"
-        for topic in (TRANSACTIONS, FEEDBACK)
+        for topic in topics
+        if topic != TRAINING
         for partition in range(settings.partitions)
     }
-    places[TopicPartition(TRAINING, 0)] = f"pos:{TRAINING}"
+    if TRAINING in topics:
+        places[TopicPartition(TRAINING, 0)] = f"pos:{TRAINING}"
     # The ends first: what is appended after them is not waited for twice.
     ends = consumer.end_offsets(list(places))
     stored = redis.mget(places.values())

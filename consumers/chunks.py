@@ -24,6 +24,7 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from consumers.envelope import guard_clients
 from pipeline.commit import resume_at
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class ChunkConsumer(driver.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        guard_clients()
         self._read_offset = _NothingRead()
         self._in_work: Counter[TP] = Counter()
         self._asked: dict[TP, int] = {}

@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 
 import msgspec
+from redis.asyncio import Redis
 
 from consumers.dead_letters import (
     EventError,
@@ -29,7 +30,7 @@ from consumers.dead_letters import (
 from consumers.decision_reader import DecisionReader
 from consumers.lane import Part, own_code
 from consumers.lost_window import NOTED_MAX, LearnedBefore, TrainingReader
-from consumers.redis_store import as_bytes
+from consumers.redis_store import as_bytes, stored_number
 from consumers.scorer import Parts
 from consumers.waiting_store import load_entries, verdict_change
 from pipeline.admission import Admission
@@ -41,6 +42,7 @@ from pipeline.events import Label, LabelDecoder, Problem, Source, Verdict
 from pipeline.feedback import Settled, join, matured_label, went_through
 from pipeline.records import VERDICTS, DecisionRecord, decode_decisions, encode_record
 from pipeline.schema import Schema
+from pipeline.stored_rows import sealed, unsealed
 from pipeline.topics import FEEDBACK, TRAINING, TRANSACTIONS
 from pipeline.verdicts import KnownVerdict, LabelPath
 from pipeline.waiting_index import IndexEntry
@@ -190,7 +192,8 @@ class LabelStep:
         )
         stored = msgspec.msgpack.encode(pending)
         field = "/".join(key_of(label))
-        self.changes.append(("HSET", f"pend:{self._partition}", field, stored))
+        place = f"pend:{self._partition}"
+        self.changes.append(("HSET", place, field, sealed(f"{place} {field}", stored)))
 
     def stop_waiting(self, label: Label) -> None:
         """Let a label wait no longer."""
@@ -289,8 +292,7 @@ class Labeller(Part):
 
     async def _restore(self) -> None:
         """Read what the store holds beside the position."""
-        stored = await self._parts.store.redis.hgetall(f"pend:{self._partition}")
-        pending = [msgspec.msgpack.decode(as_bytes(v), type=Pending) for v in stored.values()]
+        pending = await load_pending(self._parts.store.redis, self._partition)
         self._pending = {}
         for item in sorted(pending, key=lambda item: item.offset):
             record = InputRecord(
@@ -367,8 +369,8 @@ class Labeller(Part):
             pending = [label for label, _ in self._pending.values()]
             await self._load(step.waiting, pending)
             self._join_pending(step, pending)
-            self._expire(step, int(indexed or 0))
-        await self._mature(step, int(stored or 0))
+            self._expire(step, stored_number(f"wi:{p}", indexed))
+        await self._mature(step, stored_number(f"wm:{p}", stored))
         if not step.is_empty:
             await self._commit(step, self._offset)
         self._seen = seen
@@ -387,7 +389,7 @@ class Labeller(Part):
         label = self._decoder.decode_one(record.value)
         if isinstance(label, Problem):
             return label
-        return self._admission.misplaced(label.key) or label
+        return self._admission.refused(label.key, record.key) or label
 
     def _fitting(
         self, step: LabelStep, checked: list[tuple[InputRecord, Label | Problem]]
@@ -507,6 +509,17 @@ class Labeller(Part):
         for key in step.again:
             self._before.forget(*key)
         step.count_into(self._parts.counts)
+
+
+async def load_pending(redis: Redis, partition: int) -> list[Pending]:
+    """Give the labels that wait, in no order."""
+    place = f"pend:{partition}"
+    return [
+        msgspec.msgpack.decode(
+            unsealed(f"{place} {as_bytes(field).decode()}", as_bytes(stored)), type=Pending
+        )
+        for field, stored in (await redis.hgetall(place)).items()
+    ]
 
 
 def _unknown(field: str) -> Problem:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from kafka import KafkaConsumer, TopicPartition
 
+from consumers.envelope import guard_clients
 from pipeline.errors import DataError
 
 POLL_MS = 500
@@ -21,6 +22,7 @@ class LogReader:
     """Some partitions of a topic, all unless they are named; each is read in order."""
 
     def __init__(self, servers: str, topic: str, partitions: Sequence[int] | None = None) -> None:
+        guard_clients()
         self._consumer = KafkaConsumer(
             bootstrap_servers=servers.split(","),
             group_id=None,

@@ -90,4 +90,4 @@ class OutcomeReader(Part):
         outcome = self._decoder.decode_one(record.value)
         if isinstance(outcome, Problem):
             return outcome
-        return self._admission.misplaced(outcome.key) or outcome
+        return self._admission.refused(outcome.key, record.key) or outcome

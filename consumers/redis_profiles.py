@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from redis.asyncio import Redis
 
-from consumers.redis_store import as_bytes
+from consumers.redis_store import as_bytes, stored_number
+from consumers.redis_types import check_missing
 from pipeline.commit import Change
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.events import Transactions
@@ -28,6 +29,7 @@ from pipeline.profiles import (
     traffic_table,
 )
 from pipeline.schema import Schema
+from pipeline.stored_rows import check_ring_bytes, check_rings, sealed, unsealed
 
 # Beyond so many rows in memory a partition's cache starts anew: a row is some 300 bytes.
 CACHED_ROWS_MAX = 200_000
@@ -60,13 +62,21 @@ class RedisProfiles:
         wanted = self._wanted(batch)
         keys = [key for _, _, keys in wanted for key in keys]
         offset, *blobs = await self._redis.mget(["pos:training", *keys])
+        missing = [key for key, blob in zip(keys, blobs, strict=True) if blob is None]
+        await check_missing(self._redis, missing)
         # The trainer's position is `offset:step`.
-        self._label_offset = int(as_bytes(offset).partition(b":")[0] or 0)
+        self._label_offset = stored_number("pos:training", as_bytes(offset).partition(b":")[0])
         found = iter(blobs)
-        for table, ids, _ in wanted:
-            rows = [(key, as_bytes(blob)) for key, blob in zip(ids, found, strict=False) if blob]
-            if rows:
-                table.load(*zip(*rows, strict=True))
+        for table, ids, names in wanted:
+            rows = [
+                (key, name, as_bytes(blob))
+                for key, name, blob in zip(ids, names, found, strict=False)
+                if blob is not None
+            ]
+            if rows and table in self._shared:
+                _load_rings(table, rows)
+            elif rows:
+                load_rows(table, rows)
 
     def _wanted(self, batch: Transactions) -> list[tuple[Table, list[str], list[str]]]:
         """List the ids, and their Redis keys, of each table's rows that we do not have."""
@@ -98,11 +108,33 @@ class RedisProfiles:
         prefix = f"c:{self._partition}:"
         pairs: list[str | bytes] = []
         for key in cards:
-            pairs += (prefix + key, self._traffic.blob(key))
+            pairs += (prefix + key, sealed(prefix + key, self._traffic.blob(key)))
         changes: list[Change] = [("MSET", *pairs)]
         for name, ids in zip(self._names[1:], decided.keys[1:], strict=True):
             changes += _bucket_changes(name, ids, decided, unusual)
         return changes
+
+
+_Loaded = Sequence[tuple[str, str, bytes]]
+"""Ids, their keys in Redis, and what stands there."""
+
+
+def load_rows(table: Table, loaded: _Loaded) -> None:
+    """Set rows from their stored forms, if those are whole."""
+    if not loaded:
+        return
+    size = table.rows[:1].nbytes
+    rows = [unsealed(name, stored, size=size) for _, name, stored in loaded]
+    table.load([key for key, _, _ in loaded], rows)
+
+
+def _load_rings(table: Table, loaded: _Loaded) -> None:
+    """Set rings from their stored forms, if those can be; a short one is empty at its end."""
+    for _, name, stored in loaded:
+        check_ring_bytes(name, stored)
+    ids = [key for key, _, _ in loaded]
+    table.load(ids, [stored for _, _, stored in loaded])
+    check_rings([name for _, name, _ in loaded], table.rows[table.slots(ids)])
 
 
 def _opened(tables: Sequence[Table], keys: Sequence[list[str]]) -> tuple[Rows, ...]:

@@ -15,10 +15,15 @@ One script applies a commit: it compares the position and then makes all changes
     te:P again:P           an end of the training log, what a restored store had forgotten of it
     place:training         how many examples the trainer has learned, and their last numbers
     pend:P ledger:P        labels that wait for their decision; what became of labels
+    torn:NAME              why a commit of an input broke off halfway; nobody goes on from there
+
+Rows of `c:` and `l:`, outboxes and labels of `pend:` carry a version and a checksum; an outbox's
+is of its position as well (`pipeline/stored_rows.py`).
 
 All keys are of one primary: a commit may touch any of them.
 """
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -28,11 +33,13 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from consumers.redis_types import CHECK_SCRIPT, FOREIGN, NamingRedis, check_missing
 from pipeline.commit import Change, Stored, UnknownResultError
-from pipeline.errors import SettingError
+from pipeline.errors import CommitError, SettingError
+from pipeline.stored_rows import damaged, sealed, unsealed
 
 T = TypeVar("T")
 
@@ -276,7 +283,7 @@ class _RetryFor(Retry):
 
 def connect(url: str, *, retry_seconds: float) -> Redis:
     """Open a connection pool; a command whose connection fails is sent again for so long."""
-    return Redis.from_url(
+    return NamingRedis.from_url(
         url,
         socket_timeout=COMMAND_SECONDS_MAX,
         socket_connect_timeout=COMMAND_SECONDS_MAX,
@@ -288,6 +295,27 @@ def as_bytes(answer: bytes | str | None) -> bytes:
     """Narrow an answer of a connection that decodes nothing; a missing value is empty."""
     assert not isinstance(answer, str)
     return answer or b""
+
+
+def stored_number(key: str, answer: bytes | str | None) -> int:
+    """Read a whole number that stands under a key; 0 where nothing does."""
+    text = as_bytes(answer)
+    try:
+        return int(text or 0)
+    except ValueError:
+        raise damaged(key, f"it holds {_shown(text)}, expected a whole number") from None
+
+
+def _shown(text: bytes) -> str:
+    return repr(text[:40].decode("utf-8", "replace"))
+
+
+_POSITION = re.compile(rb"-?[0-9]{1,19}(?::[0-9]{1,19})*")
+
+
+def _outbox_key(name: str, position: str | None) -> str:
+    # A position that was changed alone fits no outbox.
+    return f"out:{name} of {position}"
 
 
 def _without_password(url: str) -> str:
@@ -303,7 +331,7 @@ class RedisStore:
         self.redis = connect(url, retry_seconds=retry_seconds_max)
         # A commit that is sent again after a time-out would be refused by its own first success.
         self._once = connect(url, retry_seconds=0.0)
-        self._script = self._once.register_script(COMMIT_SCRIPT)
+        self._script = self._once.register_script(CHECK_SCRIPT + COMMIT_SCRIPT)
         self._entries = self.redis.register_script(ENTRIES_SCRIPT)
         self._ids = self.redis.register_script(IDS_SCRIPT)
 
@@ -322,9 +350,24 @@ class RedisStore:
         await self._once.aclose()
 
     async def load(self, name: str) -> Stored:
-        """Read an input's position and outbox in one command."""
-        position, outbox = await self.redis.mget(f"pos:{name}", f"out:{name}")
-        return Stored(None if position is None else as_bytes(position).decode(), as_bytes(outbox))
+        """Read an input's position and outbox in one command; what is damaged is an error."""
+        keys = [f"pos:{name}", f"out:{name}", f"torn:{name}"]
+        found = await self.redis.mget(keys)
+        missing = [key for key, item in zip(keys, found, strict=True) if item is None]
+        await check_missing(self.redis, missing)
+        position, outbox, torn = map(as_bytes, found)
+        if torn:
+            raise damaged(keys[2], f"a commit broke off halfway: {torn.decode(errors='replace')}")
+        # A commit sets both; an outbox that is lost may never have been published.
+        if found[0] is None and found[1] is None:
+            return Stored(None, b"")
+        if not _POSITION.fullmatch(position):
+            raise damaged(keys[0], f"it holds {_shown(position)}, expected a position")
+        text = position.decode()
+        try:
+            return Stored(text, unsealed(_outbox_key(name, text), outbox))
+        except CommitError as error:
+            raise damaged(keys[1], f"it does not belong to position {text}") from error
 
     async def position(self, name: str) -> str | None:
         """Read an input's position alone."""
@@ -333,7 +376,10 @@ class RedisStore:
 
     async def entries(self, partition: int, packed: bytes) -> tuple[int, list[bytes | None]]:
         """Give the newest offset of an index (-1: none), and what stands at these places of it."""
-        newest, *found = await self._entries(args=[partition, packed])
+        try:
+            newest, *found = await self._entries(args=[partition, packed])
+        except ResponseError as error:
+            raise damaged(f"index:{partition} or w:{partition}:*", str(error)) from error
         return -1 if newest is None else int(newest), found
 
     async def known_ids(self, digests: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -345,7 +391,8 @@ class RedisStore:
         self, name: str, expected: str | None, stored: Stored, changes: Sequence[Change]
     ) -> bool:
         """If the position is the expected one, store all and say so; else store nothing."""
-        words: list[str | int | bytes] = [expected or "", stored.position or "", stored.outbox]
+        outbox = sealed(_outbox_key(name, stored.position), stored.outbox)
+        words: list[str | int | bytes] = [expected or "", stored.position or "", outbox]
         for change in changes:
             assert len(change) <= CHANGE_WORDS_MAX, change[0]
             words += (len(change), *change)
@@ -353,4 +400,16 @@ class RedisStore:
             result = await self._script(keys=[f"pos:{name}", f"out:{name}"], args=words)
         except (RedisConnectionError, RedisTimeoutError) as error:
             raise UnknownResultError(str(error)) from error
+        except ResponseError as error:
+            raise await self._broken_off(name, str(error)) from error
         return bool(result)
+
+    async def _broken_off(self, name: str, said: str) -> Exception:
+        """Give the error of a commit that the script ended; what it had changed stays changed."""
+        if said.startswith(FOREIGN):
+            _, key, found, wanted = said.split(" ")[:4]
+            return damaged(key, f"it holds a {found}, expected a {wanted}")
+        if "user_script" not in said:
+            return CommitError(f"Redis refuses the commit of {name}: {said}")
+        await self.redis.set(f"torn:{name}", said)
+        return damaged(f"torn:{name}", f"a commit broke off halfway: {said}")

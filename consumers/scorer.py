@@ -13,7 +13,7 @@ from consumers.lane import Part, own_code
 from consumers.model_feed import ModelFeed
 from consumers.redis_ids import RedisIds
 from consumers.redis_profiles import RedisProfiles
-from consumers.redis_store import RedisStore
+from consumers.redis_store import RedisStore, stored_number
 from consumers.timing import timed
 from consumers.waiting_store import index_changes
 from pipeline.admission import Admission
@@ -76,8 +76,8 @@ class Scorer(Part):
     async def _start_over(self) -> None:
         """Forget what is cached, and stand where the store stands."""
         self._profiles.forget()
-        stored = await self._parts.store.redis.get(f"wm:{self._partition}")
-        self._watermark_ms = int(stored or 0)
+        key = f"wm:{self._partition}"
+        self._watermark_ms = stored_number(key, await self._parts.store.redis.get(key))
 
     async def handle(self, records: Sequence[InputRecord]) -> bool:
         """Decide records that follow each other, unless another owner was before us."""
@@ -85,7 +85,8 @@ class Scorer(Part):
         with timed(counts, "decode"), own_code():
             batch, rows, rejected = self._decoder.decode([record.value for record in records])
             appended_ms = [record.timestamp_ms for record in records]
-            batch, rows, refused = self._admission.admit(batch, rows, appended_ms)
+            keys = [record.key for record in records]
+            batch, rows, refused = self._admission.admit(batch, rows, appended_ms, keys)
             rejected += refused
         late = int((batch.event_time_ms < self._watermark_ms - LATE_MS).sum())
         with timed(counts, "read"):

@@ -31,7 +31,9 @@ from consumers.lease import Lease
 from consumers.model_feed import CHAMPION_KEY, Champion, WindowPlace
 from consumers.model_topic import read_models
 from consumers.outbox_publisher import OutboxPublisher
+from consumers.redis_profiles import load_rows
 from consumers.redis_store import RedisStore, as_bytes
+from consumers.redis_types import check_missing
 from consumers.watchdog import keep_watching_the_loop
 from models import check_kept, make_model
 from models.contract import Model
@@ -46,6 +48,7 @@ from pipeline.places import Place, Places
 from pipeline.records import TrainingExample, decode_examples
 from pipeline.schema import Schema
 from pipeline.settings import Settings
+from pipeline.stored_rows import sealed
 from pipeline.topics import MODELS, TRAINING
 from pipeline.warm_up import warm_up
 
@@ -316,10 +319,11 @@ class Trainer:
             wanted = [key for key in dict.fromkeys(ids) if key not in table]
             if not wanted:
                 continue
-            blobs = await self._store.redis.mget([f"l:{name}:{key}" for key in wanted])
-            rows = [(key, as_bytes(blob)) for key, blob in zip(wanted, blobs, strict=True) if blob]
-            if rows:
-                table.load(*zip(*rows, strict=True))
+            names = [f"l:{name}:{key}" for key in wanted]
+            blobs = await self._store.redis.mget(names)
+            found = list(zip(wanted, names, blobs, strict=True))
+            await check_missing(self._store.redis, [key for _, key, blob in found if blob is None])
+            load_rows(table, [(k, n, as_bytes(b)) for k, n, b in found if b is not None])
 
     def _row_changes(self, examples: Sequence[TrainingExample]) -> list[Change]:
         changes: list[Change] = []
@@ -328,7 +332,9 @@ class Trainer:
             self._learner.profiles.tables, self._entities, keys, strict=True
         ):
             pairs = [
-                word for key in dict.fromkeys(ids) for word in (f"l:{name}:{key}", table.blob(key))
+                word
+                for key in dict.fromkeys(ids)
+                for word in (f"l:{name}:{key}", sealed(f"l:{name}:{key}", table.blob(key)))
             ]
             for first in range(0, len(pairs), 2 * ROWS_OF_CHANGE_MAX):
                 changes.append(("MSET", *pairs[first : first + 2 * ROWS_OF_CHANGE_MAX]))

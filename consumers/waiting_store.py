@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from consumers.redis_store import RedisStore
 from pipeline.commit import Change, OutboxRecord
 from pipeline.events import OutcomeKind
+from pipeline.stored_rows import damaged
 from pipeline.topics import DECISIONS
 from pipeline.verdicts import KnownVerdict
 from pipeline.waiting_index import BUCKETS, OFFSET_BYTES, IndexEntry, outcome_code, place_of
@@ -27,11 +28,19 @@ async def load_entries(
     wanted = list(dict.fromkeys(transaction_ids))
     newest, found = await store.entries(partition, b"".join(map(_packed_place, wanted)))
     entries = {
-        transaction_id: IndexEntry.unpacked(data)
+        transaction_id: _entry(partition, transaction_id, data)
         for transaction_id, data in zip(wanted, found, strict=True)
         if data is not None
     }
     return entries, newest
+
+
+def _entry(partition: int, transaction_id: str, data: bytes) -> IndexEntry:
+    try:
+        return IndexEntry.unpacked(data)
+    except (IndexError, ValueError) as error:
+        key = f"w:{partition}:{place_of(transaction_id).bucket}"
+        raise damaged(key, f"an entry of {len(data)} bytes is none: {error}") from error
 
 
 def index_changes(

@@ -1,4 +1,4 @@
-"""Which decoded transactions are admitted: those of their own partition, at a time that can be.
+"""Which decoded records are admitted: those of their own partition and key, at a possible time.
 
 The worker asks before it decides, and `verify` asks again when it folds the recorded log, so both
 pass over the same events.
@@ -32,17 +32,22 @@ class Admission:
         self._place = lru_cache(maxsize=KEYS_REMEMBERED_MAX)(_place_among(settings.partitions))
 
     def admit(
-        self, batch: Transactions, rows: list[int], appended_ms: Sequence[int | None]
+        self,
+        batch: Transactions,
+        rows: list[int],
+        appended_ms: Sequence[int | None],
+        record_keys: Sequence[bytes | None],
     ) -> tuple[Transactions, list[int], list[Rejected]]:
         """Give the admitted events, their rows, and why each of the others is rejected.
 
-        `rows` says which record each event of the batch came from, and `appended_ms` when each
-        record arrived in Kafka.
+        `rows` says which record each event of the batch came from, `appended_ms` when each record
+        arrived in Kafka, and `record_keys` what key it came with.
         """
         problems: list[tuple[int, Problem]] = []
         times = batch.event_time_ms.tolist()
         for place, (row, key, time_ms) in enumerate(zip(rows, batch.keys[0], times, strict=True)):
             problem = self.problem(key, time_ms=time_ms, appended_ms=appended_ms[row])
+            problem = problem or self.miskeyed(key, record_keys[row])
             if problem is not None:
                 problems.append((place, problem))
         if not problems:
@@ -62,6 +67,17 @@ class Admission:
             return None
         field = f"$.{self._schema.partition_key}"
         return Problem("wrong_partition", field, f"partition {place}", f"{self._partition}")
+
+    def refused(self, key: str, record_key: bytes | None) -> Problem | None:
+        """Say why a record of no time limits is not admitted; `None` where it is."""
+        return self.misplaced(key) or self.miskeyed(key, record_key)
+
+    def miskeyed(self, key: str, record_key: bytes | None) -> Problem | None:
+        """Say why a record's key is not that of its content; a record may have none."""
+        if record_key is None or record_key == key.encode():
+            return None
+        field = f"$.{self._schema.partition_key}"
+        return Problem("wrong_key", field, "the key of the record", "another one")
 
     def _untimely(self, time_ms: int, appended_ms: int | None) -> Problem | None:
         """One event of the far future would age every profile and label of its partition."""

@@ -49,6 +49,7 @@ Reason = Literal[
     "too_large",
     "card_number",
     "wrong_partition",
+    "wrong_key",
     "out_of_time",
     "unknown_transaction",
     "duplicate_conflict",

@@ -128,7 +128,8 @@ class FeatureVerification:
     def _fold(self, chunk: Sequence[Recorded], decided: _Decided) -> None:
         batch, rows, rejected = self._decoder.decode([record.value for record in chunk])
         times = [record.timestamp for record in chunk]
-        batch, rows, refused = self._admission.admit(batch, rows, times)
+        keys = [record.key for record in chunk]
+        batch, rows, refused = self._admission.admit(batch, rows, times, keys)
         self.result.rejected += len(rejected) + len(refused)
         found = {item.source[2]: item for item in decided.until(chunk[-1].offset + 1)}
         offsets = [chunk[row].offset for row in rows]

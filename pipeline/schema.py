@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from pipeline.currencies import CURRENCIES
 from pipeline.errors import SchemaError
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -190,3 +191,8 @@ def _check(schema: Schema, place: str) -> None:
         raise SchemaError(f"schema {place}: [event] has a currency, but no amount")
     if schema.amount and schema.currency is None and not schema.currency_default:
         raise SchemaError(f"schema {place}: [event] needs currency or currency_default")
+    if schema.currency_default and schema.currency_default not in CURRENCIES:
+        raise SchemaError(
+            f"schema {place}: currency_default must be a currency code of ISO 4217 "
+            f"(got {schema.currency_default!r})"
+        )

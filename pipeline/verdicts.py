@@ -88,6 +88,12 @@ class KnownVerdict:
         )
 
 
+def is_packed_verdict(data: bytes) -> bool:
+    """Say whether bytes can be what `KnownVerdict.packed` gave."""
+    labels, rest = divmod(len(data) - HEAD_BYTES, HASH_BYTES)
+    return not rest and 1 <= labels <= HISTORY_MAX and data[0] >> 1 < len(SOURCES)
+
+
 def settle(
     known: KnownVerdict | None, label: Label, *, training_seq: int
 ) -> tuple[LabelPath, KnownVerdict]:

@@ -51,6 +51,10 @@ class Recorded(Protocol):
     def timestamp(self) -> int:
         """When it was appended, in milliseconds."""
 
+    @property
+    def key(self) -> bytes | None:
+        """Its key."""
+
 
 class Finding(NamedTuple):
     """Something that is not as it should be: where, what was expected, what came."""

@@ -18,7 +18,7 @@ import hashlib
 from dataclasses import dataclass
 
 from pipeline.events import OUTCOME_KINDS, OutcomeKind
-from pipeline.verdicts import KnownVerdict
+from pipeline.verdicts import KnownVerdict, is_packed_verdict
 
 OFFSET_BYTES = 6
 # Beyond this the outcome of an event is known and its decision is not yet.
@@ -55,6 +55,8 @@ class IndexEntry:
     @classmethod
     def unpacked(cls, data: bytes) -> "IndexEntry":
         """Read an entry as the store holds it."""
+        if not (len(data) == OFFSET_BYTES + 1 or is_packed_verdict(data[OFFSET_BYTES + 1 :])):
+            raise ValueError("its length is that of no entry")
         outcome, verdict = data[OFFSET_BYTES], data[OFFSET_BYTES + 1 :]
         return cls(
             offset=int.from_bytes(data[:OFFSET_BYTES], "little"),

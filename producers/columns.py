@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.currencies import CURRENCIES
 from pipeline.errors import DataError
 from pipeline.events import (
     AMOUNT_MINOR_MAX,
@@ -42,7 +43,6 @@ FLOAT_EXACT_MINOR_MAX = 100_000_000
 VERDICTS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0}
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_CURRENCY = re.compile(r"[A-Z]{3}")
 _DIGITS = re.compile(r"-?[0-9]{1,18}")
 
 
@@ -177,7 +177,7 @@ def numbers(column: Column) -> NDArray[np.float32]:
 
 def currencies(column: Column, default: str) -> list[str]:
     texts = [text or default for text in _texts(column.values)]
-    good = {text for text in set(texts) if _CURRENCY.fullmatch(text)}
+    good = CURRENCIES.intersection(texts)
     column.check(np.array([text not in good for text in texts]), "a currency code such as EUR")
     return texts
 

@@ -34,6 +34,7 @@ class Record:
     offset: int
     value: bytes | None
     timestamp: int = ARRIVED_MS
+    key: bytes | None = None
 
 
 def training(count: int = 400) -> list[TrainingExample | None]:
@@ -117,7 +118,9 @@ class Partition:
         batch, rows, _ = self._decoder.decode(values)
         # With one partition in the settings every card is at home in each of these.
         admission = Admission(CARD, self.settings, 0)
-        batch, rows, _ = admission.admit(batch, rows, [ARRIVED_MS] * len(values))
+        batch, rows, _ = admission.admit(
+            batch, rows, [ARRIVED_MS] * len(values), [None] * len(values)
+        )
         offsets = [first + row for row in rows]
         for decision in self._engine.decide(batch).records("transactions", self.number, offsets):
             self.put(encode_record(decision))

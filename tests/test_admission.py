@@ -16,7 +16,9 @@ def test_what_is_admitted_keeps_its_order_and_its_rows() -> None:
     cards = ["c1", next(f"c{n}" for n in range(9) if partition_of(b"c%d" % n, 4) != OURS), "c1"]
     batch = visits([MONDAY_MS] * 3, cards=cards)
 
-    kept, rows, rejected = Admission(CARD, SETTINGS, OURS).admit(batch, [1, 4, 6], [MONDAY_MS] * 7)
+    kept, rows, rejected = Admission(CARD, SETTINGS, OURS).admit(
+        batch, [1, 4, 6], [MONDAY_MS] * 7, [None] * 7
+    )
 
     assert (kept.transaction_id, rows) == (["t0", "t2"], [1, 6])
     assert [(item.row, item.problem.reason) for item in rejected] == [(4, "wrong_partition")]
@@ -25,7 +27,7 @@ def test_what_is_admitted_keeps_its_order_and_its_rows() -> None:
 def test_a_batch_without_problems_is_given_back_as_it_is() -> None:
     batch = visits([MONDAY_MS] * 3)
 
-    assert Admission(CARD, SETTINGS, OURS).admit(batch, [0, 1, 2], [None] * 3) == (
+    assert Admission(CARD, SETTINGS, OURS).admit(batch, [0, 1, 2], [None] * 3, [b"c1"] * 3) == (
         batch, [0, 1, 2], [],
     )  # fmt: skip
 

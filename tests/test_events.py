@@ -4,15 +4,11 @@ import json
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import REASONS
 from pipeline.events import (
     AMOUNT_MINOR_MAX,
-    EVENT_TIME_MS_MAX,
-    EVENT_TIME_MS_MIN,
-    RECORD_BYTES_MAX,
     SOURCES,
     Label,
     LabelDecoder,
@@ -25,300 +21,18 @@ from pipeline.events import (
     mask_card_numbers,
     minor_units,
 )
+from tests.armour.cases import CARD_NUMBER, SECRET
 from tests.strategies import (
     CARD,
     HANDBOOK,
     LABELS,
     MONDAY_MS,
-    event,
     event_bytes,
     label_bytes,
     outcome_bytes,
 )
 
 DECODER = TransactionDecoder(CARD)
-CARD_NUMBER = "4111111111111111"
-GOOD = event_bytes()
-AMOUNT = b'"9.50"'
-
-# Stands for what must not be found in the message of a rejection.
-SECRET = "s3cret"
-
-MALFORMED: dict[str, bytes | None] = {
-    "null value": None,
-    "nothing": b"",
-    "blanks": b"   ",
-    "half an object": b"{",
-    "no quotes": b"{transaction_id: 1}",
-    "single quotes": GOOD.replace(b'"', b"'"),
-    "cut off in a text": GOOD[:-3],
-    "cut off before the end": GOOD[:-1],
-    "something after it": GOOD + b" x",
-    "two in one record": GOOD + GOOD,
-    "comma before the end": GOOD[:-1] + b",}",
-    "comment": b"/* */" + GOOD,
-    "NaN": GOOD.replace(AMOUNT, b"NaN"),
-    "Infinity": GOOD.replace(AMOUNT, b"Infinity"),
-    "minus Infinity": GOOD.replace(AMOUNT, b"-Infinity"),
-    "NaN in an unknown field": GOOD[:-1] + b',"x":NaN}',
-    "leading zero": GOOD.replace(AMOUNT, b"09.50"),
-    "leading plus": GOOD.replace(AMOUNT, b"+9.50"),
-    "hexadecimal": GOOD.replace(AMOUNT, b"0x10"),
-    "byte that is no UTF-8": GOOD.replace(b"c1", b"\xff"),
-    "cut UTF-8": GOOD.replace(b"c1", b"\xc3"),
-    "overlong UTF-8": GOOD.replace(b"c1", b"\xc0\xaf"),
-    "lone surrogate": GOOD.replace(b"c1", rb"\ud800"),
-    "raw control character": GOOD.replace(b"c1", b"c\n1"),
-    "UTF-16": GOOD.decode().encode("utf-16"),
-    "byte order mark": b"\xef\xbb\xbf" + GOOD,
-    "arrays without end": GOOD[:-1] + b',"x":' + b"[" * 16_000,
-    "objects without end": b'{"a":' * 3_000,
-    "arrays that end": GOOD[:-1] + b',"x":' + b"[" * 5_000 + b"]" * 5_000 + b"}",
-    "compressed": b"\x1f\x8b\x08\x00\x00\x00\x00\x00",
-}
-
-NO_OBJECT = {
-    "array": b"[]",
-    "array of objects": b"[" + GOOD + b"]",
-    "null": b"null",
-    "number": b"17",
-    "text": b'"text"',
-    "true": b"true",
-}
-
-
-def without(*fields: str) -> list[tuple[str, dict[str, object]]]:
-    """Give the change that leaves a field out, for each."""
-    return [(field, {field: ...}) for field in fields]
-
-
-WRONG_FIELDS: list[tuple[str, dict[str, object]]] = [
-    *without("transaction_id", "event_time", "card_id", "terminal_id", "amount"),
-    ("transaction_id", {"transaction_id": None}),
-    ("transaction_id", {"transaction_id": 17}),
-    ("transaction_id", {"transaction_id": ""}),
-    ("transaction_id", {"transaction_id": SECRET * 11}),
-    ("transaction_id", {"transaction_id": f"{SECRET} "}),
-    ("transaction_id", {"transaction_id": [SECRET]}),
-    ("transaction_id", {"transaction_id": {SECRET: SECRET}}),
-    ("transaction_id", {"transaction_id": True}),
-    ("card_id", {"card_id": f"{SECRET}\n"}),
-    ("card_id", {"card_id": f"\n{SECRET}"}),
-    ("card_id", {"card_id": f"{SECRET}\0"}),
-    ("card_id", {"card_id": f"{SECRET}/1"}),
-    ("card_id", {"card_id": f"{SECRET}:{{x}}"}),
-    ("card_id", {"card_id": f"{SECRET}é"}),
-    ("card_id", {"card_id": "١٢٣"}),
-    ("terminal_id", {"terminal_id": f"{SECRET}.1"}),
-    ("terminal_id", {"terminal_id": 1.5}),
-    ("amount", {"amount": None}),
-    ("amount", {"amount": True}),
-    ("amount", {"amount": []}),
-    ("amount", {"amount": {"value": SECRET}}),
-    ("amount", {"amount": ""}),
-    ("amount", {"amount": SECRET}),
-    ("amount", {"amount": "-1.00"}),
-    ("amount", {"amount": -1}),
-    ("amount", {"amount": -0.01}),
-    ("amount", {"amount": "9.505"}),
-    ("amount", {"amount": 9.505}),
-    ("amount", {"amount": 0.1 + 0.2}),
-    ("amount", {"amount": 5e-324}),
-    ("amount", {"amount": "0.000000001"}),
-    ("amount", {"amount": "10000000.01"}),
-    ("amount", {"amount": 10_000_000.01}),
-    ("amount", {"amount": 10_000_001}),
-    ("amount", {"amount": 10**30}),
-    ("amount", {"amount": 10**4000}),
-    ("amount", {"amount": 1e300}),
-    ("amount", {"amount": "1e3"}),
-    ("amount", {"amount": "+9.50"}),
-    ("amount", {"amount": " 9.50"}),
-    ("amount", {"amount": "9.50\n"}),
-    ("amount", {"amount": "1_000"}),
-    ("amount", {"amount": "1,000.00"}),
-    ("amount", {"amount": "9,50"}),
-    ("amount", {"amount": ".50"}),
-    ("amount", {"amount": "9."}),
-    ("amount", {"amount": "٩.٥٠"}),
-    ("amount", {"amount": "\uff19.\uff15\uff10"}),
-    ("amount", {"amount": "NaN"}),
-    ("amount", {"amount": "Infinity"}),
-    ("amount", {"amount": "0x10"}),
-    ("event_time", {"event_time": None}),
-    ("event_time", {"event_time": True}),
-    ("event_time", {"event_time": 1_609_718_400}),
-    ("event_time", {"event_time": 1_609_718_400_000_000}),
-    ("event_time", {"event_time": 1_609_718_400_000.0}),
-    ("event_time", {"event_time": "1609718400000"}),
-    ("event_time", {"event_time": 0}),
-    ("event_time", {"event_time": -MONDAY_MS}),
-    ("event_time", {"event_time": 10**4000}),
-    ("event_time", {"event_time": EVENT_TIME_MS_MIN - 1}),
-    ("event_time", {"event_time": EVENT_TIME_MS_MAX + 1}),
-    ("event_time", {"event_time": "2021-01-04T00:00:00"}),
-    ("event_time", {"event_time": "2021-01-04"}),
-    ("event_time", {"event_time": "2021-02-30T00:00:00Z"}),
-    ("event_time", {"event_time": "2021-01-04T24:00:00Z"}),
-    ("event_time", {"event_time": "2021-01-04T00:00:00+25:00"}),
-    ("event_time", {"event_time": "04.01.2021 00:00:00"}),
-    ("event_time", {"event_time": "1999-12-31T23:59:59Z"}),
-    ("event_time", {"event_time": "2101-01-01T00:00:00Z"}),
-    ("event_time", {"event_time": "0001-01-01T00:00:00+23:59"}),
-    ("event_time", {"event_time": "9999-12-31T23:59:59-23:59"}),
-    ("currency", {"currency": "eur"}),
-    ("currency", {"currency": "EURO"}),
-    ("currency", {"currency": "EU"}),
-    ("currency", {"currency": "EUR\n"}),
-    ("currency", {"currency": "€UR"}),
-    ("currency", {"currency": 978}),
-    ("currency", {"currency": None}),
-]
-
-
-def problem_of(value: bytes | None) -> Problem:
-    """Decode one record that is rejected, between two good ones that must not notice."""
-    before, after = event_bytes(transaction_id="before"), event_bytes(transaction_id="after")
-
-    batch, rows, rejected = DECODER.decode([before, value, after])
-
-    assert batch.transaction_id == ["before", "after"]
-    assert rows == [0, 2]
-    assert [item.row for item in rejected] == [1]
-    return rejected[0].problem
-
-
-@pytest.mark.parametrize("value", MALFORMED.values(), ids=MALFORMED.keys())
-def test_what_is_no_json_is_malformed(value: bytes | None) -> None:
-    problem = problem_of(value)
-
-    assert (problem.reason, problem.place) == ("malformed", "$")
-
-
-@pytest.mark.parametrize("value", NO_OBJECT.values(), ids=NO_OBJECT.keys())
-def test_json_that_is_no_object_does_not_fit_the_schema(value: bytes) -> None:
-    problem = problem_of(value)
-
-    assert (problem.reason, problem.place, problem.expected) == ("schema", "$", "object")
-
-
-def test_a_number_too_large_for_a_float_is_named_by_its_field() -> None:
-    problem = problem_of(GOOD.replace(AMOUNT, b"1e400"))
-
-    assert (problem.reason, problem.place) == ("schema", "$.amount")
-
-
-WRONG_IDS = [f"{number} {field}" for number, (field, _) in enumerate(WRONG_FIELDS)]
-
-
-@pytest.mark.parametrize(("field", "change"), WRONG_FIELDS, ids=WRONG_IDS)
-def test_a_wrong_field_is_named(field: str, change: dict[str, object]) -> None:
-    problem = problem_of(event_bytes(**change))
-
-    assert (problem.reason, problem.place) == ("schema", f"$.{field}")
-
-
-@pytest.mark.parametrize(("field", "change"), WRONG_FIELDS, ids=WRONG_IDS)
-def test_what_is_said_never_holds_the_value(field: str, change: dict[str, object]) -> None:
-    said = str(problem_of(event_bytes(**change)))
-
-    assert SECRET not in said
-    # A shorter text may well stand in the sentence that says what was expected.
-    assert len(str(change[field])) < 5 or change[field] is ... or str(change[field]) not in said
-
-
-@pytest.mark.parametrize("field", ["transaction_id", "card_id", "terminal_id"])
-@pytest.mark.parametrize(
-    "number", [CARD_NUMBER, "378282246310005", "5500000000000004", "6011000000000000001"]
-)
-def test_a_card_number_as_an_id_is_refused_by_that_name(field: str, number: str) -> None:
-    problem = problem_of(event_bytes(**{field: number}))
-
-    assert (problem.reason, problem.place) == ("card_number", f"$.{field}")
-    assert number not in str(problem)
-
-
-def test_a_record_is_too_large_from_the_first_byte_over_the_limit() -> None:
-    at_limit = GOOD + b" " * (RECORD_BYTES_MAX - len(GOOD))
-
-    assert len(DECODER.decode([at_limit])[0]) == 1
-    assert problem_of(at_limit + b" ").reason == "too_large"
-
-
-@pytest.mark.parametrize(
-    ("given_amount", "minor"),
-    [
-        ("0", 0),
-        ("0.00", 0),
-        ("9.5", 950),
-        ("9.50", 950),
-        ("9.50000000", 950),
-        ("0000000009.50", 950),
-        ("10000000.00", AMOUNT_MINOR_MAX),
-        (9.5, 950),
-        (0.1, 10),
-        (1.1, 110),
-        (9_999_999.99, 999_999_999),
-        (1e7, AMOUNT_MINOR_MAX),
-        (1e-2, 1),
-        (0, 0),
-        (-0.0, 0),
-        (17, 1700),
-        (10_000_000, AMOUNT_MINOR_MAX),
-    ],
-)
-def test_an_amount_is_kept_exactly_in_minor_units(given_amount: object, minor: int) -> None:
-    batch, _, rejected = DECODER.decode([event_bytes(amount=given_amount)])
-
-    assert not rejected
-    assert batch.amount_minor.tolist() == [minor]
-
-
-@pytest.mark.parametrize(
-    ("given_time", "milliseconds"),
-    [
-        (MONDAY_MS, MONDAY_MS),
-        (EVENT_TIME_MS_MIN, EVENT_TIME_MS_MIN),
-        (EVENT_TIME_MS_MAX, EVENT_TIME_MS_MAX),
-        ("2021-01-04T00:00:00Z", MONDAY_MS),
-        ("2021-01-04T00:00:00+00:00", MONDAY_MS),
-        ("2021-01-04T01:00:00+01:00", MONDAY_MS),
-        ("2021-01-03T18:30:00-05:30", MONDAY_MS),
-        ("2021-01-04T00:00:00.001Z", MONDAY_MS + 1),
-        ("2021-01-04T00:00:00.000999Z", MONDAY_MS),
-        ("2000-01-01T00:00:00Z", EVENT_TIME_MS_MIN),
-        ("1999-12-31T23:00:00-01:00", EVENT_TIME_MS_MIN),
-        ("2100-01-01T00:00:00Z", EVENT_TIME_MS_MAX),
-    ],
-)
-def test_a_time_is_kept_in_milliseconds(given_time: object, milliseconds: int) -> None:
-    batch, _, rejected = DECODER.decode([event_bytes(event_time=given_time)])
-
-    assert not rejected
-    assert batch.event_time_ms.tolist() == [milliseconds]
-
-
-@pytest.mark.parametrize("name", ["a", "A" * 64, "_", "-", "0", "4111111111111112", "c-1_Z"])
-def test_an_id_may_have_letters_digits_hyphen_and_underscore(name: str) -> None:
-    batch, _, rejected = DECODER.decode([event_bytes(transaction_id=name, card_id=name)])
-
-    assert not rejected
-    assert (batch.transaction_id, batch.keys[0]) == ([name], [name])
-
-
-def test_unknown_fields_are_left_out() -> None:
-    added = event_bytes(note=CARD_NUMBER, device={"os": ["a"]}, amount_2=None)
-
-    batch, _, rejected = DECODER.decode([added])
-
-    assert not rejected
-    assert batch.transaction_id == ["t1"]
-
-
-def test_the_currency_may_be_missing_where_the_schema_has_a_default() -> None:
-    batch, _, _ = DECODER.decode([event_bytes(currency=...), event_bytes(currency="CHF")])
-
-    assert batch.currency == ["EUR", "CHF"]
 
 
 def test_keys_are_columns_in_the_order_of_the_schema() -> None:
@@ -352,45 +66,6 @@ def test_nothing_accepted_gives_empty_columns() -> None:
     assert batch.event_time_ms.dtype == batch.amount_minor.dtype == "int64"
 
 
-def mutations() -> st.SearchStrategy[bytes]:
-    """Good records with a part replaced by anything."""
-    return st.builds(
-        lambda start, length, part: GOOD[:start] + part + GOOD[start + length :],
-        st.integers(0, len(GOOD)),
-        st.integers(0, 20),
-        st.binary(max_size=12),
-    )
-
-
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
-    max_leaves=5,
-)
-RECORDS = st.dictionaries(st.sampled_from(list(event())), JSON_VALUES).map(
-    lambda changes: event_bytes(**changes)
-)
-
-
-@settings(max_examples=300)
-@given(st.lists(st.none() | st.binary(max_size=60) | mutations() | RECORDS, max_size=6))
-def test_any_bytes_are_accepted_or_rejected_once_and_never_raise(
-    values: list[bytes | None],
-) -> None:
-    batch, rows, rejected = DECODER.decode(values)
-
-    assert sorted([*rows, *(item.row for item in rejected)]) == list(range(len(values)))
-    assert len(batch) == len(rows)
-    assert all(item.problem.reason in REASONS for item in rejected)
-
-
-@settings(max_examples=200)
-@given(st.none() | st.binary(max_size=80) | mutations() | RECORDS)
-def test_any_bytes_are_a_label_an_outcome_or_a_problem(value: bytes | None) -> None:
-    assert isinstance(LabelDecoder(CARD).decode_one(value), Label | Problem)
-    assert isinstance(OutcomeDecoder(CARD).decode_one(value), Outcome | Problem)
-
-
 @given(st.integers(0, AMOUNT_MINOR_MAX), st.integers(0, 4))
 def test_every_amount_comes_back_as_text_and_as_float(minor: int, digits: int) -> None:
     written = Decimal(minor).scaleb(-digits)
@@ -418,6 +93,11 @@ def test_a_label_is_written_in_the_field_names_of_its_schema() -> None:
 
     assert (written["TRANSACTION_ID"], written["CUSTOMER_ID"]) == ("1", "596")
     assert "by" not in written
+
+
+def without(*fields: str) -> list[tuple[str, dict[str, object]]]:
+    """Give the change that leaves a field out, for each."""
+    return [(field, {field: ...}) for field in fields]
 
 
 WRONG_LABELS: list[tuple[str, dict[str, object]]] = [
@@ -465,15 +145,6 @@ def test_every_source_of_labels_is_known(source: str) -> None:
 
     assert isinstance(label, Label)
     assert (label.source, label.is_fraud) == (source, False)
-
-
-@pytest.mark.parametrize("value", [*MALFORMED.values(), b" " * (RECORD_BYTES_MAX + 1)])
-def test_what_is_no_json_is_no_label_and_no_outcome(value: bytes | None) -> None:
-    for decoder in (LabelDecoder(CARD), OutcomeDecoder(CARD)):
-        problem = decoder.decode_one(value)
-
-        assert isinstance(problem, Problem)
-        assert problem.place.startswith("$")
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,16 @@ Kafka has forgotten its oldest records begins where the log does."""
 
 from contextlib import closing
 
+import msgspec
 import pytest
 import redis
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 from consumers.worker import GROUP
+from pipeline.commit import Outbox
 from pipeline.settings import Settings
+from pipeline.stored_rows import sealed
 from pipeline.topics import DECISIONS, FEEDBACK, TRANSACTIONS
 from stack.topic_setup import administration
 from tests.integration.processes import START_SECONDS_MAX, Log, Processes, key_of, keyed, send
@@ -17,6 +20,10 @@ from tests.strategies import event_bytes
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+
+# Of another worker, without a record.
+OUTBOX = msgspec.msgpack.encode(Outbox("other:0", []))
 
 
 def last_words(settings: Settings, **changes: object) -> tuple[int | None, str]:
@@ -36,7 +43,9 @@ def test_a_store_that_stands_outside_of_the_log_is_never_passed_over(
     settings: Settings, position: str
 ) -> None:
     with redis.from_url(settings.redis_url) as client:
-        client.set(f"pos:{TRANSACTIONS}:2", position)
+        name = f"{TRANSACTIONS}:2"
+        outbox = sealed(f"out:{name} of {position}", OUTBOX)
+        client.mset({f"pos:{name}": position, f"out:{name}": outbox})
     code, line = last_words(settings)
 
     assert code == 1
@@ -83,3 +92,12 @@ def test_a_log_whose_beginning_is_gone_is_begun_where_it_starts(settings: Settin
         stored = client.get("pos:feedback:0")
 
     assert stored == b"3:1:1:1"
+
+
+def test_a_worker_that_finds_damage_ends_and_names_the_key(settings: Settings) -> None:
+    with redis.from_url(settings.redis_url) as client:
+        client.set("wm:2", "a while ago")
+    code, line = last_words(settings)
+
+    assert code == 1
+    assert "wm:2 in the store is damaged: it holds 'a while ago', expected a whole number" in line

@@ -33,6 +33,7 @@ from pipeline.records import (
     unpack_features,
 )
 from pipeline.settings import Settings
+from pipeline.stored_rows import unsealed
 from pipeline.topics import DECISIONS, MODELS, TRAINING, TRANSACTIONS
 from producers.feed import LabelOptions
 from producers.publisher import Pace, Published, Watch, publish
@@ -273,7 +274,11 @@ def test_the_last_version_is_the_fold_of_the_whole_log_bit_for_bit(lives: Lives)
 
 def test_learned_rows_are_those_of_the_fold_byte_for_byte(lives: Lives) -> None:
     for table, entity in zip(lives.folded.profiles.tables, ("card", "terminal"), strict=True):
-        stored = lives.redis.mget([f"l:{entity}:{key}" for key in table.ids])
+        names = [f"l:{entity}:{key}" for key in table.ids]
+        stored = [
+            unsealed(name, blob or b"")
+            for name, blob in zip(names, lives.redis.mget(names), strict=True)
+        ]
         different = [
             key for key, blob in zip(table.ids, stored, strict=True) if blob != table.blob(key)
         ]

@@ -45,6 +45,7 @@ from pipeline.profiles import (
 )
 from pipeline.records import DecisionRecord, TrainingExample, decode_decisions, decode_examples
 from pipeline.settings import Settings
+from pipeline.stored_rows import unsealed
 from pipeline.topics import DEAD_LETTERS, DECISIONS, FEEDBACK, OUTCOMES, TRAINING, TRANSACTIONS
 from pipeline.verdicts import LABEL_PATHS
 from producers.batch import joined
@@ -765,7 +766,11 @@ def test_positions_and_state_moved_together(upheaval: Upheaval) -> None:
         cards = list(dict.fromkeys(batch.keys[0]))
         view = profiles.open(batch).traffic
         slots = dict(zip(batch.keys[0], view.slots.tolist(), strict=True))
-        stored = upheaval.redis.mget([f"c:{partition}:{card}" for card in cards])
+        names = [f"c:{partition}:{card}" for card in cards]
+        stored = [
+            unsealed(name, blob or b"")
+            for name, blob in zip(names, upheaval.redis.mget(names), strict=True)
+        ]
         folded = [view.values[slots[card]].tobytes() for card in cards]
         different = [card for card, a, b in zip(cards, stored, folded, strict=True) if a != b]
         assert different == []

@@ -1,0 +1,76 @@
+"""Keys of Redis that hold another kind of value than they should.
+
+Redis gives nothing for such a key where several are read at once, and would break off a commit
+half made. So what is missing is looked for once more, and a commit looks at the kinds of what it is
+going to change before it changes anything: of all but the many buckets of the index, which would
+cost a microsecond an event. A commit that breaks off there leaves its word in `torn:`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from pipeline.stored_rows import damaged
+
+FOREIGN = "FOREIGN"
+
+# Goes before the commit script, and ends it before its first change.
+CHECK_SCRIPT = """
+do
+    local kinds = {HSET='hash', HDEL='hash', HINCRBY='hash', ZADD='zset', BUCKETS='string'}
+    local of_partition = {index='hash', ledger='hash', review='zset', alert='hash'}
+    local with_partition = {INDEX=true, VERDICT=true, OUTCOME=true, SWEEP=true, ALERTS=true}
+    local seen = {}
+    local function foreign(key, wanted)
+        if seen[key] then return end
+        seen[key] = true
+        local found = redis.call('TYPE', key).ok
+        if found ~= wanted and found ~= 'none' then
+            return redis.error_reply('FOREIGN ' .. key .. ' ' .. found .. ' ' .. wanted)
+        end
+    end
+    local at = 4
+    while at <= #ARGV do
+        local name, p = ARGV[at + 1], ARGV[at + 2]
+        local problem = kinds[name] and foreign(p, kinds[name])
+        if with_partition[name] then
+            for key, kind in pairs(of_partition) do
+                problem = problem or foreign(key .. ':' .. p, kind)
+            end
+        end
+        if name == 'VERDICT' then
+            problem = problem or foreign('w:' .. p .. ':' .. ARGV[at + 4], 'hash')
+        elseif name == 'OUTCOME' then
+            problem = problem or foreign('w:' .. p .. ':' .. ARGV[at + 3], 'hash')
+        end
+        if problem then return problem end
+        at = at + tonumber(ARGV[at]) + 1
+    end
+end
+"""
+
+
+class NamingRedis(Redis):
+    """A client whose error about a foreign kind of value says which key it is."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send a command."""
+        try:
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except ResponseError as error:
+            if str(error).startswith("WRONGTYPE") and "script" not in str(error):
+                raise damaged(str(args[1]), f"{args[0]} finds another kind of value") from error
+            raise
+
+
+async def check_missing(redis: Redis, keys: Sequence[str]) -> None:
+    """Refuse keys that gave nothing, though something stands there that is no string."""
+    if not keys or not await redis.exists(*keys):
+        return
+    for key in keys:
+        found: Any = await redis.type(key)
+        # A string has come meanwhile, from another partition.
+        if found not in (b"none", b"string"):
+            raise damaged(key, f"it holds a {found.decode()}, expected a string")
