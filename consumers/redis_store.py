@@ -393,6 +393,7 @@ class RedisStore:
         """If the position is the expected one, store all and say so; else store nothing."""
         outbox = sealed(_outbox_key(name, stored.position), stored.outbox)
         words: list[str | int | bytes] = [expected or "", stored.position or "", outbox]
+        assert all(change[0] != "IDS" for change in changes[1:]), "only the first may refuse"
         for change in changes:
             assert len(change) <= CHANGE_WORDS_MAX, change[0]
             words += (len(change), *change)

@@ -105,7 +105,8 @@ class Scorer(Part):
             published += [self._letter(records[item.row], item.problem) for item in rejected]
         # Until here the outbox before was on its way.
         await self._input.published()
-        changes = self._index_changes(indexed_ms) + changes
+        # The ids first: they may refuse the commit.
+        changes = [*self._ids.changes(), *self._index_changes(indexed_ms), *changes]
         position = f"{records[-1].offset + 1}:0"
         with timed(counts, "commit"):
             committed = await self._input.begin(position, published, changes)
@@ -129,7 +130,7 @@ class Scorer(Part):
             OutboxRecord(DECISIONS, self._partition, decision.transaction_id.encode(), value)
             for decision, value in zip(decided, encoded, strict=True)
         ]
-        return published, [*self._ids.changes(), *self._changes(decisions, decided, encoded)]
+        return published, self._changes(decisions, decided, encoded)
 
     async def failed(self, records: Sequence[InputRecord], error: EventError) -> None:
         """Forget what a failure of our own code left; a single record becomes a dead letter."""
