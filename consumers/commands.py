@@ -22,6 +22,7 @@ from pipeline.metrics import metrics_endpoint, trainer_registry, worker_registry
 from pipeline.records import DecisionRecord
 from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
+from pipeline.signing import LabelSigner
 from stack.connections import current_settings, endpoints_of
 from stack.servers import Endpoints
 
@@ -132,7 +133,7 @@ def label(transaction_id: str, verdict: str, by: str, as_json: bool) -> None:
     queue = _queue()
     answer = queue.label(queue.find(transaction_id), is_fraud=verdict == "fraud", by=by)
     settings, schema, endpoints = _parts()
-    send_label(answer, schema, endpoints.kafka_servers)
+    send_label(answer, schema, endpoints.kafka_servers, LabelSigner.of(settings))
     if as_json:
         click.echo(msgspec.json.encode(answer).decode())
     else:

@@ -1,4 +1,7 @@
-"""The labeller of one partition of `feedback`: decode, join, commit, publish to `training`.
+"""The labeller of one partition of `feedback`: check, decode, join, commit, publish to `training`.
+
+A label's signature is checked before anything else is read of it (`pipeline/signing.py`), and once:
+those that wait in the store were accepted already.
 
 Its position is `offset:seq:step:matured`: the next offset of `feedback`, the next number of what it
 emits, the number of steps, and the next offset of `decisions` to look at for maturity. Every step
@@ -74,6 +77,7 @@ class Pending(msgspec.Struct, frozen=True):
     offset: int
     key: bytes | None
     value: bytes
+    headers: list[tuple[str, bytes]] = []
 
 
 PendingKey = tuple[str, str]
@@ -141,7 +145,8 @@ class _Step:
     def wait(self, label: Label, record: InputRecord) -> None:
         """Let a label wait for its decision."""
         self.pending[key_of(label)] = (label, record)
-        pending = Pending(record.offset, record.key, record.value or b"")
+        headers = list(record.headers)
+        pending = Pending(record.offset, record.key, record.value or b"", headers)
         stored = msgspec.msgpack.encode(pending)
         field = "/".join(key_of(label))
         self.changes.append(("HSET", f"pend:{self._partition}", field, stored))
@@ -187,6 +192,7 @@ class Labeller(Part):
 
     def __init__(self, parts: Parts, partition: int) -> None:
         self._parts, self._partition = parts, partition
+        self._verifier = parts.label_verifier
         self._decoder = LabelDecoder(parts.schema)
         self._admission = Admission(parts.schema, parts.settings, partition)
         name = f"{FEEDBACK}:{partition}"
@@ -212,7 +218,9 @@ class Labeller(Part):
         pending = [msgspec.msgpack.decode(as_bytes(v), type=Pending) for v in stored.values()]
         self._pending = {}
         for item in sorted(pending, key=lambda item: item.offset):
-            record = self._record(item.offset, item.key, item.value)
+            record = InputRecord(
+                FEEDBACK, self._partition, item.offset, item.key, item.value, headers=item.headers
+            )
             label = self._decoder.decode_one(record.value)
             assert isinstance(label, Label), "only decoded labels were stored"
             self._pending[key_of(label)] = (label, record)
@@ -244,6 +252,7 @@ class Labeller(Part):
     async def handle(self, records: Sequence[InputRecord]) -> bool:
         """Join the first of these labels; `False` if no room is left for one that must wait."""
         step = self._step()
+        self._verifier.refresh()
         checked = [(record, self._checked(record)) for record in records]
         labels = [label for _, label in checked if isinstance(label, Label)]
         ids = {label.transaction_id for label in labels}
@@ -278,14 +287,19 @@ class Labeller(Part):
     def _step(self) -> _Step:
         return _Step(self._partition, self._seq, self._matured)
 
-    def _record(self, offset: int, key: bytes | None, value: bytes | None) -> InputRecord:
-        return InputRecord(FEEDBACK, self._partition, offset, key, value)
-
     def _checked(self, record: InputRecord) -> Label | Problem:
+        problem = self._verifier.problem(record.headers, record.key, record.value)
+        if problem is not None:
+            return problem
         label = self._decoder.decode_one(record.value)
         if isinstance(label, Problem):
             return label
-        return self._admission.misplaced(label.key) or label
+        return (
+            self._verifier.source_problem(record.headers, label)
+            or _own_word(label)
+            or self._admission.misplaced(label.key)
+            or label
+        )
 
     def _fitting(
         self, step: _Step, checked: list[tuple[InputRecord, Label | Problem]]
@@ -391,6 +405,13 @@ class Labeller(Part):
         for key in step.done:
             self._pending.pop(key, None)
         step.count_into(self._parts.counts)
+
+
+def _own_word(label: Label) -> Problem | None:
+    """Refuse a label that says what only the labeller itself may say."""
+    if label.source != "matured":
+        return None
+    return Problem("schema", "$.source", "a source that speaks on feedback", label.source)
 
 
 def _unknown(field: str) -> Problem:

@@ -25,6 +25,7 @@ from pipeline.policy import REVIEW
 from pipeline.records import ACTIONS, DecisionRecord, encode_record
 from pipeline.schema import Schema
 from pipeline.settings import Settings
+from pipeline.signing import LabelVerifier
 from pipeline.topics import DECISIONS, TRANSACTIONS
 
 STAGE = "decode"
@@ -42,6 +43,7 @@ class Parts:
     publish: Publish
     kafka_servers: str
     feed: ModelFeed
+    label_verifier: LabelVerifier
     counts: WorkerCounts
     owner: str
 

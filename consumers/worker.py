@@ -37,6 +37,7 @@ from pipeline.counts import WorkerCounts
 from pipeline.errors import CommitError, FraudstreamError
 from pipeline.schema import Schema
 from pipeline.settings import Settings
+from pipeline.signing import LabelVerifier
 from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
 from pipeline.warm_up import warm_up
 
@@ -87,6 +88,7 @@ class Worker:
             publish=self._publish,
             kafka_servers=kafka_servers,
             feed=self._feed,
+            label_verifier=LabelVerifier.of(settings),
             counts=self.counts,
             owner=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         )

@@ -4,7 +4,9 @@ FraudstreamError
     SettingError        a setting is unknown, malformed or contradicts another
     SchemaError         a schema file does not describe a stream
     DataError           a file does not fit its schema
-    SnapshotError       a model snapshot is damaged or of another kind
+    SnapshotError       a model snapshot is damaged, forged or of another kind
+    KeyFileError        a key is missing, malformed, or readable by others
+    RulesError          a file of rules does not say what to do
     StackError          an embedded server could not be started or stopped
     CommitError         the store holds something that the protocol does not allow
 
@@ -30,8 +32,28 @@ class DataError(FraudstreamError):
     """A file does not fit its schema."""
 
 
+SnapshotFault = Literal[
+    "signature", "format", "damaged", "too_large", "unknown_model", "not_finite", "canary", "stale"
+]
+"""Why a record of a model was refused; a closed list."""
+
+SNAPSHOT_FAULTS: tuple[SnapshotFault, ...] = get_args(SnapshotFault)
+
+
 class SnapshotError(FraudstreamError):
-    """A model snapshot is damaged or of another kind."""
+    """A model snapshot is damaged, forged or of another kind; `fault` says which."""
+
+    def __init__(self, text: str, fault: SnapshotFault = "damaged") -> None:
+        super().__init__(text)
+        self.fault: SnapshotFault = fault
+
+
+class KeyFileError(FraudstreamError):
+    """A key is missing, malformed, or readable by others."""
+
+
+class RulesError(FraudstreamError):
+    """A file of rules does not say what to do."""
 
 
 class StackError(FraudstreamError):
@@ -50,6 +72,7 @@ Reason = Literal[
     "wrong_partition",
     "out_of_time",
     "unknown_transaction",
+    "bad_signature",
 ]
 """Why an input became a dead letter; a closed list."""
 

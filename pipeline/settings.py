@@ -29,6 +29,8 @@ SETTINGS_FILE = "fraudstream.toml"
 # What one commit of the store can hold, with two words for each event.
 BATCH_EVENTS_LIMIT = 3_000
 PORT_MAX = 65_535
+# What `label_signatures` may be.
+REQUIRED, OFF = "required", "off"
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -43,6 +45,10 @@ class Settings:
     kafka_servers: str = _setting("", "host:port,host:port; empty: the embedded Kafka")
     redis_url: str = _setting("", "unix:// or redis:// URL; empty: the embedded Redis")
     schema: str = _setting("card", "name of a shipped schema, or path of a TOML file")
+    keys_dir: str = _setting("", "folder of the keys; empty: keys in state_dir (docs/keys.md)")
+    label_signatures: str = _setting(
+        "required", "required: a label without a good signature is a dead letter; off: any is taken"
+    )
     partitions: int = _setting(4, "partitions of the topics that are keyed by the partition key")
     model: str = _setting(
         "additive",
@@ -151,6 +157,10 @@ class Settings:
                 f"batch_events_max must be at most {BATCH_EVENTS_LIMIT} "
                 f"(got {self.batch_events_max}): a commit holds no more"
             )
+        if self.label_signatures not in (REQUIRED, OFF):
+            raise SettingError(
+                f"label_signatures must be {REQUIRED} or {OFF} (got {self.label_signatures!r})"
+            )
         if not 0 <= self.metrics_port <= PORT_MAX:
             raise SettingError(f"metrics_port must be 0 to {PORT_MAX} (got {self.metrics_port})")
         for setting in fields(self):
@@ -167,6 +177,11 @@ class Settings:
         return ModelOptions(
             **{option.name: getattr(self, option.name) for option in fields(ModelOptions)}
         )
+
+    @property
+    def keys_path(self) -> Path:
+        """The folder of the keys."""
+        return Path(self.keys_dir) if self.keys_dir else Path(self.state_dir) / "keys"
 
     @property
     def challenger_names(self) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from pipeline.records import (
     unpack_features,
 )
 from pipeline.settings import Settings
+from pipeline.signing import LabelSigner
 from pipeline.topics import DECISIONS, MODELS, TRAINING, TRANSACTIONS
 from producers.feed import LabelOptions
 from producers.publisher import Pace, Published, Watch, publish
@@ -129,6 +130,7 @@ def published(lives: Lives) -> Iterator[None]:
             lives.settings.kafka_servers,
             pace=Pace(rate=RATE),
             labels=LabelOptions(delay_ms=DAY_MS),
+            signer=LabelSigner.of(lives.settings),
             watch=Watch(stop=ended.is_set),
         )
 

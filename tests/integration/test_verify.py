@@ -27,6 +27,7 @@ from pipeline.features import FeatureKernel
 from pipeline.records import DecisionRecord, decode_decisions, encode_record
 from pipeline.replay import Replay, ReplayOptions
 from pipeline.settings import Settings
+from pipeline.signing import LabelSigner
 from pipeline.topics import DECISIONS, MODELS, TRAINING, TRANSACTIONS
 from producers.batch import joined
 from producers.datasets import read_events
@@ -72,6 +73,7 @@ class Life:
             self.settings.kafka_servers,
             pace=Pace(rate=rate),
             labels=LabelOptions(delay_ms=DAY_MS, to_end=True),
+            signer=LabelSigner.of(self.settings),
         )
         self.transactions += done.transactions
         self.labels += done.labels
