@@ -18,6 +18,7 @@ from consumers.monitor import run_monitor
 from consumers.review_queue import ReviewQueue, send_label
 from consumers.trainer import Trainer
 from consumers.worker import Worker
+from pipeline.keys import init_keys
 from pipeline.metrics import metrics_endpoint, trainer_registry, worker_registry
 from pipeline.records import DecisionRecord
 from pipeline.schema import Schema, load_schema
@@ -69,6 +70,9 @@ def trainer() -> None:
     One at a time: a second trainer is refused, and ends.
     """
     settings, schema, endpoints = _parts()
+    if not settings.kafka_servers and (made := init_keys(settings.keys_path)):
+        # Servers that were started by a version without keys.
+        click.echo(f"keys made in {settings.keys_path}: {', '.join(made)}", err=True)
     servers = {"kafka_servers": endpoints.kafka_servers, "redis_url": endpoints.redis_url}
     process = Trainer(settings, schema, **servers)
     with _serving(trainer_registry(process.counts), "trainer", settings) as port:

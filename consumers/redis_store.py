@@ -27,6 +27,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from pipeline.commit import Change, Stored, UnknownResultError
 from pipeline.errors import SettingError
+from pipeline.version_fold import split_version
 
 COMMAND_SECONDS_MAX = 5.0
 
@@ -201,6 +202,12 @@ class RedisStore:
         """Read an input's position and outbox in one command."""
         position, outbox = await self.redis.mget(f"pos:{name}", f"out:{name}")
         return Stored(None if position is None else as_bytes(position).decode(), as_bytes(outbox))
+
+    async def adopted_offset(self, partitions: int) -> int:
+        """Give the highest training offset of a version that was in force; 0 where none was."""
+        stored = await self.redis.mget([f"model:{partition}" for partition in range(partitions)])
+        found = (split_version(as_bytes(version).decode()) for version in stored if version)
+        return max((parts[1] for parts in found if parts), default=0)
 
     async def entries(self, partition: int, packed: bytes) -> tuple[int, list[bytes | None]]:
         """Give the newest offset of an index (-1: none), and what stands at these places of it."""

@@ -154,7 +154,8 @@ def _header(head: bytes) -> _Header:
         raise SnapshotError(f"snapshot: header is not understood: {error}") from error
     if header.format != FORMAT:
         raise SnapshotError(
-            f"snapshot: format must be {FORMAT} (got {header.format}): let the trainer publish anew",
+            f"snapshot: format must be {FORMAT} (got {header.format}): let the trainer publish "
+            "anew",
             "format",
         )
     if not is_known(header.model):

@@ -2,7 +2,8 @@
 
 `decide` takes events in the order of their log: profiles are opened, features are read and the
 events recorded, the models in force score, the policy acts. `label` joins labels to what was
-decided; what it gives is learned by `Learner`, in another process or in this one.
+decided; what it gives is learned by `Learner`, in another process or in this one. Where no model
+can be had, rules decide (`rules.py`).
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from pipeline.feedback import Settled, Waiting, join
 from pipeline.policy import Policy, Reasons
 from pipeline.profiles import Profiles
 from pipeline.records import ACTIONS, DecisionRecord
+from pipeline.rules import Rules
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 
@@ -55,6 +57,7 @@ class Decisions:
     schema_hash: str
     challengers: dict[str, NDArray[np.float64]]
     members: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    degraded: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -104,6 +107,7 @@ class Decisions:
                 challengers={name: given[place] for name, given in challengers.items()},
                 source=sources[place],
                 members={name: given[place] for name, given in members.items()},
+                degraded=self.degraded,
             )
             for place, transaction_id in enumerate(events.transaction_id[part])
         ]
@@ -126,19 +130,27 @@ class Engine:
         )
         self._champion: Version | None = None
         self._challengers: tuple[Version, ...] = ()
+        self._rules: Rules | None = None
 
     def adopt(self, champion: Version, challengers: Sequence[Version] = ()) -> None:
         """Score with these versions from the next batch on."""
         self._champion, self._challengers = champion, tuple(challengers)
+        self._rules = None
+
+    def adopt_rules(self, rules: Rules) -> None:
+        """Decide by these rules alone from the next batch on: no model can be had."""
+        self._champion, self._challengers, self._rules = None, (), rules
 
     def decide(self, batch: Transactions) -> Decisions:
         """Score a batch in order and say what to do with each event."""
-        assert self._champion is not None, "no model was adopted"
         view = self._profiles.open(batch)
         rows = self.kernel.find_fresh(batch, view)
         if len(rows) < len(batch):
             batch, view = batch.take(rows), view.take(rows)
         features = self.kernel.read_and_record(batch, view)
+        if self._rules is not None:
+            return self._ruled(self._rules, rows, batch, features, view.label_offset)
+        assert self._champion is not None, "no model was adopted"
         scored = self._champion.model.score(features)
         members = dict(scored.members)
         for version in self._challengers:
@@ -159,6 +171,32 @@ class Engine:
                 version.name: version.model.scores(features) for version in self._challengers
             },
             members=members,
+        )
+
+    def _ruled(
+        self,
+        rules: Rules,
+        rows: NDArray[np.int64],
+        batch: Transactions,
+        features: NDArray[np.float32],
+        label_offset: int,
+    ) -> Decisions:
+        """Decide by rules; the score is the one from which the policy takes the same action."""
+        ruling = rules.judge(features, batch.amount_minor)
+        return Decisions(
+            rows=rows,
+            transactions=batch,
+            entity_names=self._names,
+            features=features,
+            scores=self._policy.scores_of(ruling.actions),
+            actions=ruling.actions,
+            reasons=ruling.reasons,
+            model_version=rules.version,
+            policy_version=self._policy.version,
+            label_offset=label_offset,
+            schema_hash=self.kernel.schema_hash,
+            challengers={},
+            degraded=True,
         )
 
     def label(self, labels: Sequence[Label], *, training_seq: int) -> list[Settled]:

@@ -48,6 +48,9 @@ _WORKER = _rows(
     ("fraud_commits_refused_total", "counter", "Batches that another owner had committed", ()),
     ("fraud_model_adoptions_total", "counter", "Model versions adopted", ()),
     ("fraud_model_training_offset", "gauge", "Training offset of the version in force", ()),
+    ("fraud_models_refused_total", "counter", "Records of models refused", ("fault",)),
+    ("fraud_degraded_decisions_total", "counter", "Decisions by rules, for want of a model", ()),
+    ("fraud_rules_in_force", "gauge", "Whether rules decide, for want of a model", ()),
     (
         "fraud_watermark_timestamp_seconds",
         "gauge",
@@ -68,6 +71,12 @@ _TRAINER = _rows(
     ("fraud_examples_repeated_total", "counter", "Examples not learned again", ()),
     ("fraud_snapshots_total", "counter", "Model versions published", ()),
     ("fraud_training_offset", "gauge", "Offset of the training log that was learned to", ()),
+    (
+        "fraud_restored_models_refused_total",
+        "counter",
+        "Published versions that a start of the trainer refused",
+        ("fault",),
+    ),
     ("fraud_label_profile_rows_total", "counter", "Label-derived profile rows written", ()),
     ("fraud_learning_batch_seconds", "gauge", "Duration of the last batch learned", ()),
     ("fraud_learning_batch_events", "gauge", "Examples in the last batch learned", ()),

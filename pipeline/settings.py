@@ -96,6 +96,9 @@ class Settings:
     boosted_rate: float = _setting(0.05, "how far each tree of boosted steps")
     review_score_min: float = _setting(0.15, "from this score on a transaction is reviewed")
     decline_score_min: float = _setting(0.7, "from this score on a transaction is declined")
+    rules: str = _setting(
+        "", "TOML file of the rules that decide while no model can be had; empty: the schema's"
+    )
     batch_events_max: int = _setting(1024, "events decided and committed together, at most")
     batch_linger_seconds: float = _setting(
         0.01, "an event waits this long for others, to be one batch with them"
