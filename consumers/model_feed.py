@@ -89,8 +89,8 @@ class ModelFeed:
         self._schema_hash = kernel.schema_hash
         self._canary = canary_rows(kernel)
         self._verifier = ModelVerifier(settings)
-        # Newest last; `None` until the canary has sung.
         self._snapshots: dict[str, Snapshot] = {}
+        # Those that have scored the canary.
         self._proven: dict[str, Snapshot] = {}
         self._pointer: Champion | None = None
         self._consumer: AIOKafkaConsumer | None = None
