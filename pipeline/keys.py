@@ -1,10 +1,10 @@
 """The keys that labels and models are signed with: files that only their owner can read.
 
-    labels/    SOURCE-N-XXXX.key    32 bytes in hex, shared by those who sign and those who check
-    private/   models-N-XXXX.pem    Ed25519, for the trainer alone
-    public/    models-N-XXXX.pem    its other half, for all who read models
+    labels/    SOURCE-N-HHHH.key    32 bytes in hex, shared by those who sign and those who check
+    private/   models-N-HHHH.pem    Ed25519, for the trainer alone
+    public/    models-N-HHHH.pem    its other half, for all who read models
 
-The name of a file is the key's id: whose it is, its number, and four digits of chance, so that two
+The name of a file is the key's id: whose it is, its number, and four hex digits of chance, so that two
 machines never name two keys alike. Several keys of one owner are valid at once; the one of the
 highest number is the current one and signs. Who has no business with a folder is not given it.
 

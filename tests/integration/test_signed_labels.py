@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import redis
+from kafka.consumer.fetcher import ConsumerRecord
 
 from pipeline.keys import label_keys, retire, rotate
 from pipeline.records import TrainingExample, decode_examples
@@ -45,8 +46,17 @@ class Story:
     worker: Running
     card: str
     sent: int = 0
-    expected: Counter[str] = field(default_factory=Counter)
     transactions: Iterator[str] = field(default_factory=lambda: iter(NAMES))
+    learned_before: int = 0
+    letters_before: int = 0
+
+    def begin(self) -> None:
+        """Begin a test: what is looked at is what comes from now on."""
+        self.learned_before += len(self.learned())
+        self.letters_before += len(self.dead())
+
+    def dead(self) -> list[ConsumerRecord]:
+        return read(self.settings, DEAD_LETTERS)[self.letters_before :]
 
     @property
     def signer(self) -> LabelSigner:
@@ -59,10 +69,9 @@ class Story:
         given["label_time"] = MONDAY_MS + 60_000  # type: ignore[assignment]
         return keyed(self.settings, self.card, label_bytes(**(given | changes)))
 
-    def tell(self, kind: str, record: Sent, headers: Headers) -> None:
+    def tell(self, record: Sent, headers: Headers) -> None:
         send(self.settings, FEEDBACK, [record], headers=lambda _: headers)
         self.sent += 1
-        self.expected[kind] += 1
 
     def signed(self, record: Sent, source: str = "analyst") -> Headers:
         return self.signer.headers(source, record[1], record[2])  # type: ignore[arg-type]
@@ -80,20 +89,21 @@ class Story:
         wait_until(is_done, f"{self.sent} labels are joined or refused")
 
     def letters(self) -> list[dict[str, bytes]]:
-        return [dict(record.headers) for record in read(self.settings, DEAD_LETTERS)]
+        return [dict(record.headers) for record in self.dead()]
 
     def reasons(self) -> Counter[str]:
         return Counter(item["fraud.errors.reason"].decode() for item in self.letters())
 
     def learned(self) -> list[TrainingExample]:
         found = decode_examples(record.value for record in read(self.settings, TRAINING))
-        return [item for item in found if item is not None]
+        examples = {item.training_seq: item for item in found if item is not None}
+        return list(examples.values())[self.learned_before :]
 
 
-@pytest.fixture
-def story(stack: Endpoints, settings: Settings) -> Iterator[Story]:
+@pytest.fixture(scope="module")
+def told(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     ours = Settings(
-        state_dir=settings.state_dir, kafka_servers=stack.kafka_servers,
+        state_dir=str(tmp_path_factory.mktemp("labels")), kafka_servers=stack.kafka_servers,
         redis_url=stack.redis_url, partitions=PARTITIONS, label_linger_seconds=0.0,
     )  # fmt: skip
     reset(stack, ours)
@@ -108,6 +118,12 @@ def story(stack: Endpoints, settings: Settings) -> Iterator[Story]:
         with closing(Log(ours, DECISIONS)) as log:
             wait_until(lambda: len(log.read()) == len(NAMES), "all are decided")
         yield Story(ours, client, worker, card)
+
+
+@pytest.fixture
+def story(told: Story) -> Story:
+    told.begin()
+    return told
 
 
 def forgeries(story: Story) -> Sequence[tuple[str, Sent, Headers]]:
@@ -134,10 +150,10 @@ def forgeries(story: Story) -> Sequence[tuple[str, Sent, Headers]]:
 
 def test_only_what_is_vouched_for_is_learned(story: Story) -> None:
     bad = forgeries(story)
-    for kind, record, headers in bad:
-        story.tell(kind, record, headers)
+    for _, record, headers in bad:
+        story.tell(record, headers)
     good = story.label(source="customer")
-    story.tell("good", good, story.signed(good, "customer"))
+    story.tell(good, story.signed(good, "customer"))
     story.wait()
 
     assert [item.source for item in story.learned()] == ["customer"]
@@ -145,31 +161,33 @@ def test_only_what_is_vouched_for_is_learned(story: Story) -> None:
     assert [item["fraud.errors.reason"] for item in letters] == [BAD.encode()] * len(bad)
     said = [item["fraud.errors.message"].decode() for item in letters]
     assert "got 0 of them" in said[0]
-    assert all("expected the signature of these bytes by analyst-1-" in text for text in said[1:4])
+    assert all("expected the signature of these bytes by analyst-" in text for text in said[1:4])
     assert "expected KEYID:hex of a known key" in said[4]
     assert "at $.source: expected analyst, whose key signed, got chargeback" in said[5]
     assert "got 2 of them" in said[6]
     # The bytes and the signature are kept as they came.
-    for (_, record, headers), found, letter in zip(
-        bad, read(story.settings, DEAD_LETTERS), letters, strict=True
-    ):
+    for (_, record, headers), found, letter in zip(bad, story.dead(), letters, strict=True):
         assert (found.key, found.value) == record[1:]
         assert [letter[SIGNATURE_HEADER] for _ in headers[:1]] == [text for _, text in headers[:1]]
-    assert story.worker.samples("fraud_dead_letters_total")['reason="bad_signature"'] == len(bad)
+    assert story.worker.samples("fraud_dead_letters_total")['reason="bad_signature"'] >= len(bad)
 
 
 def test_a_signed_label_that_is_replayed_changes_nothing(story: Story) -> None:
+    before = story.worker.samples("fraud_label_paths_total")
     record = story.label()
     headers = story.signed(record)
     for _ in range(3):
-        story.tell("same", record, headers)
+        story.tell(record, headers)
     elsewhere = (1 - record[0], *record[1:])
-    story.tell("elsewhere", elsewhere, headers)
+    story.tell(elsewhere, headers)
     story.wait()
 
     assert len(story.learned()) == 1
     paths = story.worker.samples("fraud_label_paths_total")
-    assert (paths['path="learned"'], paths['path="repeated"']) == (1, 2)
+    assert {name: paths[name] - before[name] for name in paths if paths[name] != before[name]} == {
+        'path="learned"': 1,
+        'path="repeated"': 2,
+    }
     assert story.reasons() == {"wrong_partition": 1}
 
 
@@ -180,16 +198,16 @@ def test_keys_are_rotated_and_retired_under_a_worker_that_runs(story: Story) -> 
     by_old = story.signed(first)
     new = rotate(keys_dir, "analyst")
     second, third = story.label(), story.label()
-    story.tell("new key", second, story.signed(second))
-    story.tell("old key", first, by_old)
+    story.tell(second, story.signed(second))
+    story.tell(first, by_old)
     story.wait()
     assert len(story.learned()) == 2
     assert signature_parts(story.signed(second)[0][1])[0] == new
 
     mac = label_mac(old, label_keys(keys_dir).get(old) or b"", third[1], third[2]).hex()
     retire(keys_dir, old)
-    story.tell("retired key", third, [(SIGNATURE_HEADER, f"{old}:{mac}".encode())])
-    story.tell("new key", fourth := story.label(), story.signed(fourth))
+    story.tell(third, [(SIGNATURE_HEADER, f"{old}:{mac}".encode())])
+    story.tell(fourth := story.label(), story.signed(fourth))
     story.wait()
 
     assert len(story.learned()) == 3
@@ -197,13 +215,16 @@ def test_keys_are_rotated_and_retired_under_a_worker_that_runs(story: Story) -> 
 
 
 def test_a_label_that_waits_is_not_checked_again(story: Story) -> None:
-    """A key is retired while a label waits; the next owner joins it, since it was accepted."""
+    """A key is retired while a label waits; the next owner joins it, since it was accepted.
+
+    The last of these tests: it ends the worker.
+    """
     early = keyed(story.settings, story.card, label_bytes(
         label_id="early", transaction_id="late", card_id=story.card, label_time=MONDAY_MS,
     ))  # fmt: skip
     send(story.settings, FEEDBACK, [early])
     wait_until(lambda: story.redis.hlen("pend:1") == 1, "the label waits")
-    [old] = [name for name in label_keys(story.settings.keys_path).ids if "analyst" in name]
+    [*_, old] = [name for name in label_keys(story.settings.keys_path).ids if "analyst" in name]
     rotate(story.settings.keys_path, "analyst")
     retire(story.settings.keys_path, old)
     story.worker.end()
