@@ -4,8 +4,8 @@
     private/   models-N-HHHH.pem    Ed25519, for the trainer alone
     public/    models-N-HHHH.pem    its other half, for all who read models
 
-The name of a file is the key's id: whose it is, its number, and four hex digits of chance, so that two
-machines never name two keys alike. Several keys of one owner are valid at once; the one of the
+The name of a file is the key's id: whose it is, its number, and four hex digits of chance, so that
+two machines never name two keys alike. Several keys of one owner are valid at once; the one of the
 highest number is the current one and signs. Who has no business with a folder is not given it.
 
 >>> key_parts("analyst-2-9f3c.key", LABEL_KEY)
