@@ -17,7 +17,8 @@ FROM python:3.12-slim
 # LightGBM, which the trainer fits trees with, needs the OpenMP library.
 RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 \
     && rm -rf /var/lib/apt/lists/*
-RUN useradd --system --uid 10001 --home-dir /state fraudstream && install -d -o fraudstream /state
+RUN useradd --system --uid 10001 --home-dir /state fraudstream && install -d -o fraudstream /state \
+    && install -d -o fraudstream -m 0700 /keys /keys/labels /keys/private /keys/public
 COPY --from=build /opt/fraudstream /opt/fraudstream
 # The root file system is read-only: compiled kernels and the state have places of their own.
 ENV PATH=/opt/fraudstream/bin:$PATH PYTHONUNBUFFERED=1 \

@@ -32,8 +32,10 @@ from consumers.scorer import Parts, Scorer
 from pipeline.commit import Change, Stored
 from pipeline.counts import WorkerCounts
 from pipeline.partitioner import partition_of
+from pipeline.rules import load_rules
 from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
+from pipeline.signing import LabelVerifier
 from pipeline.topics import TRANSACTIONS
 from pipeline.warm_up import warm_up
 from producers.batch import joined
@@ -120,14 +122,17 @@ class Bench:
     async def _measured(self, way: str, size: int) -> Cost:
         store = STORES[way](self._endpoints.redis_url, retry_seconds_max=10)
         await store.redis.flushall()
+        counts = WorkerCounts(schema=self._schema.name)
         parts = Parts(
             settings=self._settings,
             schema=self._schema,
             store=store,
             publish=self._publisher.publish,
             kafka_servers=self._endpoints.kafka_servers,
-            feed=ModelFeed(self._endpoints.kafka_servers, self._schema, self._settings),
-            counts=WorkerCounts(schema=self._schema.name),
+            feed=ModelFeed(self._endpoints.kafka_servers, self._schema, self._settings, counts),
+            label_verifier=LabelVerifier.of(self._settings),
+            rules=load_rules(self._settings, self._schema),
+            counts=counts,
             owner="bench",
         )
         scorers = [Scorer(parts, p) for p in range(self._settings.partitions)]

@@ -34,6 +34,7 @@ from pipeline.evaluation import Quality, evaluate
 from pipeline.replay import Replay, ReplayOptions, ReplayResult
 from pipeline.schema import load_schema
 from pipeline.settings import Settings
+from pipeline.signing import LabelSigner
 from producers.batch import EventBatch
 from producers.commands import Duration
 from producers.datasets import read_events
@@ -133,6 +134,7 @@ def _publish(settings: Settings, endpoints: Endpoints, plan: Plan, *, total: int
             endpoints.kafka_servers,
             pace=Pace(speedup=plan.speedup),
             labels=LabelOptions(delay_ms=plan.label_delay_ms, to_end=True),
+            signer=LabelSigner.of(settings),
             watch=Watch(progress=sent, total=total),
         )
 

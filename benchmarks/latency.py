@@ -21,6 +21,7 @@ from benchmarks.machine import machine
 from pipeline.durations import parse_duration
 from pipeline.schema import load_schema
 from pipeline.settings import Settings
+from pipeline.signing import LabelSigner
 from pipeline.topics import DECISIONS
 from producers.feed import LabelOptions, limited
 from producers.publisher import Pace, Watch, publish
@@ -109,6 +110,7 @@ def measure(settings: Settings, rate: float, seconds: float) -> Latency:
             endpoints.kafka_servers,
             pace=Pace(rate=rate),
             labels=LabelOptions(delay_ms=LABEL_DELAY_MS, genuine_share=LABEL_SHARE),
+            signer=LabelSigner.of(settings),
             watch=Watch(on_send=sent.__setitem__),
             linger_ms=LINGER_MS,
         )

@@ -25,6 +25,7 @@ from pipeline.durations import parse_duration
 from pipeline.evaluation import evaluate, quality_over_time
 from pipeline.schema import load_schema
 from pipeline.settings import Settings
+from pipeline.signing import LabelSigner
 from producers.feed import LabelOptions, limited
 from producers.publisher import Pace, Published, Watch, publish
 from producers.publisher import Progress as Sent
@@ -69,6 +70,7 @@ def _publish(settings: Settings, endpoints: Endpoints, events: int, rate: float)
             endpoints.kafka_servers,
             pace=Pace(rate=rate),
             labels=LabelOptions(delay_ms=LABEL_DELAY_MS, to_end=True),
+            signer=LabelSigner.of(settings),
             watch=Watch(progress=sent, total=events),
         )
 

@@ -20,10 +20,12 @@ from consumers.trainer import Trainer
 from consumers.watchdog import end_soon
 from consumers.worker import Worker
 from pipeline.health import Health
+from pipeline.keys import init_keys
 from pipeline.metrics import metrics_endpoint, trainer_registry, worker_registry
 from pipeline.records import DecisionRecord
 from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
+from pipeline.signing import LabelSigner
 from stack.connections import current_settings, endpoints_of
 from stack.servers import Endpoints
 
@@ -72,6 +74,9 @@ def trainer() -> None:
     One at a time: a second trainer stands by, and goes on where the first ends.
     """
     settings, schema, endpoints = _parts()
+    if not settings.kafka_servers and (made := init_keys(settings.keys_path)):
+        # Servers that were started by a version without keys.
+        click.echo(f"keys made in {settings.keys_path}: {', '.join(made)}", err=True)
     servers = {"kafka_servers": endpoints.kafka_servers, "redis_url": endpoints.redis_url}
     process = Trainer(settings, schema, **servers)
     health = Health(ready=process.problems)
@@ -142,7 +147,7 @@ def label(transaction_id: str, verdict: str, by: str, as_json: bool) -> None:
     queue = _queue()
     answer = queue.label(queue.find(transaction_id), is_fraud=verdict == "fraud", by=by)
     settings, schema, endpoints = _parts()
-    send_label(answer, schema, endpoints.kafka_servers)
+    send_label(answer, schema, endpoints.kafka_servers, LabelSigner.of(settings))
     if as_json:
         click.echo(msgspec.json.encode(answer).decode())
     else:

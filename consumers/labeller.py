@@ -1,4 +1,7 @@
-"""The labeller of one partition of `feedback`: decode, join, commit, publish to `training`.
+"""The labeller of one partition of `feedback`: check, decode, join, commit, publish to `training`.
+
+A label's signature is checked before anything else is read of it (`pipeline/signing.py`), and once:
+those that wait in the store were accepted already.
 
 Its position is `offset:seq:step:matured`: the next offset of `feedback`, the next number of what it
 emits, the number of steps, and the next offset of `decisions` to look at for maturity. Every step
@@ -237,6 +240,7 @@ class Labeller(Part):
 
     def __init__(self, parts: Parts, partition: int) -> None:
         self._parts, self._partition = parts, partition
+        self._verifier = parts.label_verifier
         self._decoder = LabelDecoder(parts.schema)
         self._admission = Admission(parts.schema, parts.settings, partition)
         name = f"{FEEDBACK}:{partition}"
@@ -331,6 +335,7 @@ class Labeller(Part):
     async def handle(self, records: Sequence[InputRecord]) -> bool:
         """Join the first of these labels; `False` if no room is left for one that must wait."""
         step = self._step()
+        self._verifier.refresh()
         with own_code():
             checked = [(record, self._checked(record)) for record in records]
         labels = [label for _, label in checked if isinstance(label, Label)]
@@ -386,10 +391,18 @@ class Labeller(Part):
         )
 
     def _checked(self, record: InputRecord) -> Label | Problem:
+        problem = self._verifier.problem(record.headers, record.key, record.value)
+        if problem is not None:
+            return problem
         label = self._decoder.decode_one(record.value)
         if isinstance(label, Problem):
             return label
-        return self._admission.refused(label.key, record.key) or label
+        return (
+            self._verifier.source_problem(record.headers, label)
+            or _own_word(label)
+            or self._admission.refused(label.key, record.key)
+            or label
+        )
 
     def _fitting(
         self, step: LabelStep, checked: list[tuple[InputRecord, Label | Problem]]
@@ -520,6 +533,13 @@ async def load_pending(redis: Redis, partition: int) -> list[Pending]:
         )
         for field, stored in (await redis.hgetall(place)).items()
     ]
+
+
+def _own_word(label: Label) -> Problem | None:
+    """Refuse a label that says what only the labeller itself may say."""
+    if label.source != "matured":
+        return None
+    return Problem("schema", "$.source", "a source that speaks on feedback", label.source)
 
 
 def _unknown(field: str) -> Problem:

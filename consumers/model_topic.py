@@ -4,44 +4,83 @@ The trainer writes the topic and every worker follows it (`model_feed.py`); here
 for those who list, save, publish or verify.
 """
 
+import logging
 from dataclasses import dataclass, field
 
 import msgspec
 from kafka import KafkaProducer
 
 from consumers.log_reader import LogReader, read_topic
-from consumers.model_feed import CHAMPION_KEY, Champion
+from consumers.model_feed import CHAMPION_KEY, Champion, read_pointer
 from models.snapshot import Snapshot
-from pipeline.errors import DataError
+from pipeline.errors import DataError, SnapshotError
+from pipeline.sealing import opened
+from pipeline.signing import Headers, ModelSigner, ModelVerifier
 from pipeline.topics import MODELS, SNAPSHOT_BYTES_MAX, TRAINING
+
+logger = logging.getLogger(__name__)
 
 SEND_SECONDS_MAX = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class Pointed:
+    """A record of the pointer as it came."""
+
+    value: bytes | None
+    headers: Headers
+
+
 @dataclass(slots=True)
 class PublishedModels:
-    """Snapshots by version, in the order of their publication, and the pointer."""
+    """Sealed snapshots by version, in the order of their publication, and all pointer records."""
 
     snapshots: dict[str, bytes] = field(default_factory=dict)
-    champion: Champion | None = None
+    pointers: list[Pointed] = field(default_factory=list)
 
-    def role(self, version: str) -> str:
-        """Say whether a version is the champion or a challenger in force."""
-        if self.champion is None:
-            return ""
-        if version == self.champion.version:
-            return "champion"
-        return "challenger" if version in self.champion.challengers else ""
+    def champion(self, verifier: ModelVerifier) -> Champion | None:
+        """Give the pointer that is in force: of those whose signature is good, the newest."""
+        newest: Champion | None = None
+        for item in self.pointers:
+            try:
+                pointer = read_pointer(item.value, item.headers, verifier)
+            except SnapshotError as error:
+                logger.error("pointer refused: reason=%s", error)
+                continue
+            # As the workers do, so that an old one that was sent again changes nothing.
+            if newest is None or pointer.training_offset >= newest.training_offset:
+                newest = pointer
+        return newest
+
+    def checked(self, verifier: ModelVerifier) -> tuple[dict[str, bytes], dict[str, str]]:
+        """Give the snapshots without their signatures, and why others were refused."""
+        bodies: dict[str, bytes] = {}
+        refused: dict[str, str] = {}
+        for version, data in self.snapshots.items():
+            try:
+                bodies[version] = opened(data, verifier)
+            except SnapshotError as error:
+                refused[version] = str(error)
+        return bodies, refused
+
+
+def role(pointer: Champion | None, version: str) -> str:
+    """Say whether a version is the champion or a challenger in force."""
+    if pointer is None:
+        return ""
+    if version == pointer.version:
+        return "champion"
+    return "challenger" if version in pointer.challengers else ""
 
 
 def read_models(servers: str) -> PublishedModels:
-    """Read what is published now; a damaged pointer counts as none."""
+    """Read what is published now; nothing of it is checked yet."""
     found = PublishedModels()
     for record in read_topic(servers, MODELS):
         if record.key is None:
             continue
         if record.key == CHAMPION_KEY:
-            found.champion = _pointer(record.value) or found.champion
+            found.pointers.append(Pointed(record.value, tuple(record.headers)))
             continue
         version = record.key.decode(errors="replace")
         found.snapshots.pop(version, None)
@@ -50,20 +89,15 @@ def read_models(servers: str) -> PublishedModels:
     return found
 
 
-def _pointer(value: bytes | None) -> Champion | None:
-    try:
-        return msgspec.json.decode(value or b"", type=Champion)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
-def publish_model(servers: str, snapshot: Snapshot, data: bytes) -> None:
-    """Publish a snapshot and make it champion, without challengers.
+def publish_model(
+    servers: str, snapshot: Snapshot, data: bytes, signer: ModelSigner, verifier: ModelVerifier
+) -> None:
+    """Publish a signed snapshot and make it champion, without challengers.
 
     Workers take no version older than the one in force, so one that is not newer is refused. So is
     one within this Kafka's own training log: there its name stands for the fold of that log.
     """
-    champion = read_models(servers).champion
+    champion = read_models(servers).champion(verifier)
     if champion is not None and champion.training_offset >= snapshot.training_offset:
         raise DataError(
             f"{champion.version} is in force: a version that is not newer is not adopted "
@@ -81,10 +115,13 @@ def publish_model(servers: str, snapshot: Snapshot, data: bytes) -> None:
         bootstrap_servers=servers.split(","), acks="all", max_request_size=SNAPSHOT_BYTES_MAX
     )
     try:
-        for key, value in (
-            (snapshot.version.encode(), data),
-            (CHAMPION_KEY, msgspec.json.encode(pointer)),
+        value = msgspec.json.encode(pointer)
+        headers = signer.headers(CHAMPION_KEY, value)
+        for key, sent, own in (
+            (snapshot.version.encode(), data, []),
+            (CHAMPION_KEY, value, headers),
         ):
-            producer.send(MODELS, key=key, value=value).get(timeout=SEND_SECONDS_MAX)
+            future = producer.send(MODELS, key=key, value=sent, headers=own)
+            future.get(timeout=SEND_SECONDS_MAX)
     finally:
         producer.close()

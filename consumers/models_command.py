@@ -8,9 +8,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from consumers.model_topic import PublishedModels, publish_model, read_models
-from models.snapshot import decode
+from consumers.model_topic import publish_model, read_models, role
 from pipeline.errors import DataError, SnapshotError
+from pipeline.sealing import read_sealed, read_version
+from pipeline.signing import ModelSigner, ModelVerifier
 from stack.connections import current_settings, kafka_servers_of
 
 
@@ -24,10 +25,12 @@ def models() -> None:
 def list_models(as_json: bool) -> None:
     """List the versions that are published, oldest first, and which are in force."""
     settings = current_settings()
-    published = read_models(kafka_servers_of(settings))
+    published, verifier = read_models(kafka_servers_of(settings)), ModelVerifier(settings)
+    pointer = published.champion(verifier)
     rows = [
-        _described(published, version, river_pickle=settings.river_pickle)
-        for version in published.snapshots
+        _described(version, data, verifier, river_pickle=settings.river_pickle)
+        | {"role": role(pointer, version)}
+        for version, data in published.snapshots.items()
     ]
     if as_json:
         for row in rows:
@@ -43,17 +46,15 @@ def list_models(as_json: bool) -> None:
 
 
 def _described(
-    published: PublishedModels, version: str, *, river_pickle: bool
+    version: str, data: bytes, verifier: ModelVerifier, *, river_pickle: bool
 ) -> dict[str, object]:
-    data = published.snapshots[version]
     row: dict[str, object] = {
         "version": version,
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
-        "role": published.role(version),
     }
     try:
-        snapshot = decode(data, river_pickle=river_pickle)
+        snapshot = read_version(version, data, verifier, river_pickle=river_pickle)
     except SnapshotError as error:
         return row | {"training_offset": None, "learned": None, "error": str(error)}
     return row | {"training_offset": snapshot.training_offset, "learned": snapshot.model.learned}
@@ -67,14 +68,16 @@ def save(version: str, file: Path) -> None:
 
     `fraudstream replay --snapshot FILE --no-learn` scores with it. VERSION may be `champion`.
     """
-    published = read_models(kafka_servers_of(current_settings()))
-    if version == "champion" and published.champion is not None:
-        version = published.champion.version
+    settings = current_settings()
+    published, verifier = read_models(kafka_servers_of(settings)), ModelVerifier(settings)
+    pointer = published.champion(verifier)
+    if version == "champion" and pointer is not None:
+        version = pointer.version
     if version not in published.snapshots:
         known = ", ".join(list(published.snapshots)[-3:]) or "none"
         raise DataError(f"version {version!r} is not published; the newest are: {known}")
     data = published.snapshots[version]
-    decode(data, river_pickle=current_settings().river_pickle)
+    read_version(version, data, verifier, river_pickle=settings.river_pickle)
     file.write_bytes(data)
     click.echo(f"saved {version} to {file}: {len(data):,} bytes")
 
@@ -85,9 +88,13 @@ def publish(file: Path) -> None:
     """Publish the snapshot in FILE and make it the champion, without challengers.
 
     For a Kafka without a trainer: workers score with it and nothing is learned. It must be newer
-    than the version in force, and than what this Kafka's own training log has come to.
+    than the version in force, and than what this Kafka's own training log has come to. The file
+    must be signed by a key that is known here, and the private key of models must be here as well:
+    to say which version is in force is signed too.
     """
+    settings = current_settings()
+    signer, verifier = ModelSigner(settings), ModelVerifier(settings)
     data = file.read_bytes()
-    snapshot = decode(data, river_pickle=current_settings().river_pickle)
-    publish_model(kafka_servers_of(current_settings()), snapshot, data)
+    snapshot = read_sealed(data, verifier, river_pickle=settings.river_pickle)
+    publish_model(kafka_servers_of(settings), snapshot, data, signer, verifier)
     click.echo(f"published {snapshot.version}: {len(data):,} bytes")

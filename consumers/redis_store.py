@@ -40,6 +40,7 @@ from consumers.redis_types import CHECK_SCRIPT, FOREIGN, NamingRedis, check_miss
 from pipeline.commit import Change, Stored, UnknownResultError
 from pipeline.errors import CommitError, SettingError
 from pipeline.stored_rows import damaged, sealed, unsealed
+from pipeline.version_fold import split_version
 
 T = TypeVar("T")
 
@@ -373,6 +374,12 @@ class RedisStore:
         """Read an input's position alone."""
         position = await self.redis.get(f"pos:{name}")
         return None if position is None else as_bytes(position).decode()
+
+    async def adopted_offset(self, partitions: int) -> int:
+        """Give the highest training offset of a version that was in force; 0 where none was."""
+        stored = await self.redis.mget([f"model:{partition}" for partition in range(partitions)])
+        found = (split_version(as_bytes(version).decode()) for version in stored if version)
+        return max((parts[1] for parts in found if parts), default=0)
 
     async def entries(self, partition: int, packed: bytes) -> tuple[int, list[bytes | None]]:
         """Give the newest offset of an index (-1: none), and what stands at these places of it."""

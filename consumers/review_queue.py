@@ -15,6 +15,7 @@ from pipeline.errors import DataError
 from pipeline.events import Label, encode_label
 from pipeline.records import DecisionRecord, decode_decisions
 from pipeline.schema import Schema
+from pipeline.signing import LabelSigner
 from pipeline.topics import DECISIONS, FEEDBACK
 from pipeline.waiting_index import IndexEntry, place_of
 
@@ -94,11 +95,13 @@ def _decoded(values: Sequence[bytes]) -> Iterator[DecisionRecord]:
     return (decision for decision in decode_decisions(values) if decision is not None)
 
 
-def send_label(label: Label, schema: Schema, kafka_servers: str) -> None:
-    """Publish one label, and wait until it is acknowledged."""
+def send_label(label: Label, schema: Schema, kafka_servers: str, signer: LabelSigner) -> None:
+    """Sign and publish one label, and wait until it is acknowledged."""
+    key, value = label.key.encode(), encode_label(label, schema)
+    headers = signer.headers(label.source, key, value)
     producer = KafkaProducer(bootstrap_servers=kafka_servers.split(","), acks="all")
     try:
-        sent = producer.send(FEEDBACK, key=label.key.encode(), value=encode_label(label, schema))
+        sent = producer.send(FEEDBACK, key=key, value=value, headers=headers)
         sent.get(timeout=SEND_SECONDS_MAX)
     finally:
         producer.close()

@@ -26,8 +26,10 @@ from pipeline.feedback import MemoryWaiting
 from pipeline.policy import REVIEW
 from pipeline.recent_ids import conflict
 from pipeline.records import ACTIONS, DecisionRecord, encode_record
+from pipeline.rules import Rules
 from pipeline.schema import Schema
 from pipeline.settings import Settings
+from pipeline.signing import LabelVerifier
 from pipeline.topics import DECISIONS, TRANSACTIONS
 
 STAGE = "decode"
@@ -45,6 +47,8 @@ class Parts:
     publish: Publish
     kafka_servers: str
     feed: ModelFeed
+    label_verifier: LabelVerifier
+    rules: Rules
     counts: WorkerCounts
     owner: str
 
@@ -95,7 +99,11 @@ class Scorer(Part):
                 self._profiles.load(batch), self._ids.load(batch, watermark_ms=self._watermark_ms)
             )
         with timed(counts, "decide"), own_code():
-            self._engine.adopt(*self._parts.feed.in_force)
+            in_force = self._parts.feed.in_force
+            if in_force is None:
+                self._engine.adopt_rules(self._parts.rules)
+            else:
+                self._engine.adopt(*in_force)
             decisions = self._engine.decide(batch)
             indexed_ms = self._watermark_ms
             published, changes = self._step(decisions, [records[row].offset for row in rows])
@@ -117,7 +125,7 @@ class Scorer(Part):
         counts.redriven[TRANSACTIONS] += redriven(records)
         counts.late += late
         counts.duplicates += len(batch) - len(decisions) - len(decisions.conflicts)
-        self._count(decisions, rejected)
+        self._count(decisions, rejected, in_force[0].offset if in_force else None)
         return True
 
     def _step(
@@ -199,7 +207,8 @@ class Scorer(Part):
         return [
             *self._profiles.changes(decisions.transactions, unusual),
             ("SET", f"wm:{p}", self._watermark_ms),
-            ("SET", f"model:{p}", decisions.model_version),
+            # While rules decide, it stays known which version was in force.
+            *([] if decisions.degraded else [("SET", f"model:{p}", decisions.model_version)]),
             *self._alert_changes(decided, encoded),
         ]
 
@@ -219,7 +228,9 @@ class Scorer(Part):
             ("ALERTS", p, self._parts.settings.review_limit),
         ]
 
-    def _count(self, decisions: Decisions, rejected: Sequence[Rejected]) -> None:
+    def _count(
+        self, decisions: Decisions, rejected: Sequence[Rejected], offset: int | None
+    ) -> None:
         counts = self._parts.counts
         counts.commits += 1
         for action in decisions.actions.tolist():
@@ -227,6 +238,7 @@ class Scorer(Part):
         for item in rejected:
             counts.rejected[item.problem.reason] += 1
         counts.watermark_ms[self._partition] = self._watermark_ms
-        offset = self._parts.feed.in_force[0].offset
-        counts.model_adoptions += offset != counts.model_offset
-        counts.model_offset = offset
+        counts.degraded += len(decisions) if decisions.degraded else 0
+        if offset is not None:
+            counts.model_adoptions += offset != counts.model_offset
+            counts.model_offset = offset

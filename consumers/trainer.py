@@ -37,7 +37,7 @@ from consumers.redis_types import check_missing
 from consumers.watchdog import keep_watching_the_loop
 from models import check_kept, make_model
 from models.contract import Model
-from models.snapshot import Snapshot, decode, encode
+from models.snapshot import Snapshot, encode
 from pipeline.commit import Change, Input, OutboxRecord, Stored, decode_outbox, resume_at
 from pipeline.counts import TrainerCounts
 from pipeline.engine import Version
@@ -47,7 +47,9 @@ from pipeline.learner import Learner
 from pipeline.places import Place, Places
 from pipeline.records import TrainingExample, decode_examples
 from pipeline.schema import Schema
+from pipeline.sealing import read_version, seal
 from pipeline.settings import Settings
+from pipeline.signing import ModelSigner, ModelVerifier
 from pipeline.stored_rows import sealed
 from pipeline.topics import MODELS, TRAINING
 from pipeline.warm_up import warm_up
@@ -77,6 +79,7 @@ class Trainer:
         self._kernel = FeatureKernel(schema)
         self._names = (settings.model, *settings.challenger_names)
         check_kept(self._names, settings.model_options)
+        self._signer, self._verifier = ModelSigner(settings), ModelVerifier(settings)
         self._entities = [item.name for item in schema.keyed]
         self._store = RedisStore(redis_url, retry_seconds_max=settings.retry_seconds_max)
         self._publisher = OutboxPublisher(kafka_servers)
@@ -250,13 +253,18 @@ class Trainer:
 
     def _read_models(self) -> tuple[dict[str, Snapshot], Champion | None]:
         published = read_models(self._servers)
+        # Those that are refused are retired in their turn like all others.
+        self._versions = OrderedDict.fromkeys(published.snapshots)
         snapshots: dict[str, Snapshot] = {}
         for version, data in published.snapshots.items():
             try:
-                snapshots[version] = decode(data, river_pickle=self._settings.river_pickle)
+                snapshots[version] = read_version(
+                    version, data, self._verifier, river_pickle=self._settings.river_pickle
+                )
             except SnapshotError as error:
+                self.counts.models_refused[error.fault] += 1
                 logger.error("snapshot refused: version=%r reason=%s", version, error)
-        return snapshots, published.champion
+        return snapshots, published.champion(self._verifier)
 
     async def _poll(self, consumer: Any, most: int = BATCH_EXAMPLES_MAX) -> list[Any]:
         return await asyncio.to_thread(_polled, consumer, min(most, BATCH_EXAMPLES_MAX))
@@ -356,15 +364,13 @@ class Trainer:
         offset = self._learner.offset
         for model in self._learner.models:
             version = Version(model, offset)
-            yield (
-                version.name,
-                encode(
-                    model,
-                    version=version.name,
-                    training_offset=offset,
-                    schema_hash=self._kernel.schema_hash,
-                ),
+            value = encode(
+                model,
+                version=version.name,
+                training_offset=offset,
+                schema_hash=self._kernel.schema_hash,
             )
+            yield version.name, seal(value, self._signer)
 
     def _snapshot_records(self) -> Iterator[OutboxRecord]:
         offset = self._learner.offset
@@ -377,7 +383,9 @@ class Trainer:
         pointer = Champion(
             champion, challengers, offset, _texts(self._learner.marks), self._window_place()
         )
-        yield OutboxRecord(MODELS, 0, CHAMPION_KEY, msgspec.json.encode(pointer))
+        value = msgspec.json.encode(pointer)
+        headers = self._signer.headers(CHAMPION_KEY, value)
+        yield OutboxRecord(MODELS, 0, CHAMPION_KEY, value, [*headers])
         while len(self._versions) > self._settings.models_kept * len(versions):
             retired, _ = self._versions.popitem(last=False)
             yield OutboxRecord(MODELS, 0, retired.encode(), None)

@@ -14,8 +14,10 @@ from pipeline.features import FeatureKernel
 from pipeline.partitioner import partition_of
 from pipeline.policy import Policy
 from pipeline.records import DecisionRecord, decode_decisions, decode_examples
+from pipeline.rules import is_of_rules, load_rules
 from pipeline.schema import Schema
 from pipeline.settings import Settings
+from pipeline.signing import ModelVerifier
 from pipeline.topics import DECISIONS, TRAINING, TRANSACTIONS
 from pipeline.verification import (
     Expected,
@@ -85,16 +87,22 @@ class RecordedLogs:
             for review, decline in given
         ]
         names = (settings.model, *settings.challenger_names)
+        bodies, refused = read_models(servers).checked(ModelVerifier(settings))
         self.fold = VersionFold(
             schema,
             names[:1] if champion_only else names,
             training_log(servers),
             end=self._training_end,
             options=settings.model_options,
-            published=read_models(servers).snapshots,
+            published=bodies,
         )
+        self.fold.checks.refused = refused
         self._recomputation = Recomputation(
-            kernel, self.fold, self._policies, champion_only=champion_only
+            kernel,
+            self.fold,
+            self._policies,
+            champion_only=champion_only,
+            rules=load_rules(settings, schema),
         )
 
     def __enter__(self) -> Self:
@@ -175,10 +183,13 @@ class RecordedLogs:
         expected = problem or self._recomputation.expected(run)
         if isinstance(expected, str):
             return Recomputed(place_of(record), decision, expected, [], 0)
-        model = self.fold.model(decision.model_version)
-        assert not isinstance(model, str), model
         different = differences(decision, expected[0])
-        return Recomputed(place_of(record), decision, expected[0], different, model.learned)
+        learned = 0
+        if not is_of_rules(decision.model_version):
+            model = self.fold.model(decision.model_version)
+            assert not isinstance(model, str), model
+            learned = model.learned
+        return Recomputed(place_of(record), decision, expected[0], different, learned)
 
     def _bounds(self, topic: str) -> tuple[dict[int, int], dict[int, int]]:
         with LogReader(self._servers, topic) as reader:

@@ -132,6 +132,7 @@ def _as_json(result: Verified, features: FeaturesVerified | None) -> str:
             "equal": len(result.snapshots.equal),
             "different": result.snapshots.different,
             "unchecked": len(result.snapshots.unchecked),
+            "refused": result.snapshots.refused,
         },
         "findings": [finding._asdict() for finding in result.findings],
     }
@@ -168,7 +169,7 @@ def _show(result: Verified, features: FeaturesVerified | None) -> None:
     click.echo(
         f"versions    folded from {result.examples:,} records of training; published snapshots "
         f"equal {len(checks.equal)}  different {len(checks.different)}  "
-        f"unchecked {len(checks.unchecked)}"
+        f"unchecked {len(checks.unchecked)}  refused {len(checks.refused)}"
     )
     if features is not None:
         _show_features(features)

@@ -40,8 +40,10 @@ from consumers.watchdog import (
 from pipeline.commit import OutboxRecord
 from pipeline.counts import WorkerCounts
 from pipeline.errors import CommitError, FraudstreamError
+from pipeline.rules import load_rules
 from pipeline.schema import Schema
 from pipeline.settings import Settings
+from pipeline.signing import LabelVerifier
 from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
 from pipeline.warm_up import warm_up
 
@@ -81,7 +83,7 @@ class Worker:
         self._settings = settings
         self.counts = WorkerCounts(schema=schema.name)
         self._publisher = OutboxPublisher(kafka_servers)
-        self._feed = ModelFeed(kafka_servers, schema, settings)
+        self._feed = ModelFeed(kafka_servers, schema, settings, self.counts)
         self._store = RedisStore(redis_url, retry_seconds_max=settings.retry_seconds_max)
         self._parts = Parts(
             settings=settings,
@@ -90,6 +92,8 @@ class Worker:
             publish=self._publish,
             kafka_servers=kafka_servers,
             feed=self._feed,
+            label_verifier=LabelVerifier.of(settings),
+            rules=load_rules(settings, schema),
             counts=self.counts,
             owner=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         )
@@ -118,6 +122,7 @@ class Worker:
         await self._store.check()
         await self._publisher.start()
         await self._publisher.check_partitions(tuple(INPUTS), self._settings.partitions)
+        self._feed.floor = await self._store.adopted_offset(self._settings.partitions)
         await self._feed.start()
         tasks = [
             self._guarded(self._feed.follow()),

@@ -20,6 +20,7 @@ from pipeline.events import Label, Outcome, Source, encode_label, encode_outcome
 from pipeline.partitioner import partition_of
 from pipeline.schema import Schema
 from pipeline.settings import Settings
+from pipeline.signing import Headers, LabelSigner
 from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
 from producers.batch import EventBatch
 from producers.encoding import TransactionEncoder, label_id_of
@@ -45,6 +46,7 @@ class Sent:
     topic: str
     key: str
     value: bytes
+    headers: Headers = ()
 
 
 class Traffic:
@@ -53,6 +55,7 @@ class Traffic:
     def __init__(self, settings: Settings, schema: Schema, *, rate: float) -> None:
         self._settings, self._schema, self._rate = settings, schema, rate
         self._encoder = TransactionEncoder(schema)
+        self._signer = LabelSigner.of(settings)
         self._days: deque[EventBatch] = deque(maxlen=SECOND_LOOK_DAYS + 1)
         # What goes out with a day, by the first transaction of it.
         self._beside: dict[str, list[Sent]] = {}
@@ -86,7 +89,8 @@ class Traffic:
             def send_beside(transaction_id: str, sent_at: float) -> None:
                 for sent in self._beside.pop(transaction_id, ()):
                     partition = partition_of(sent.key.encode(), self._settings.partitions)
-                    producer.send(sent.topic, sent.value, sent.key.encode(), partition=partition)
+                    key, headers = sent.key.encode(), list(sent.headers)
+                    producer.send(sent.topic, sent.value, key, partition=partition, headers=headers)
 
             self.published = publish(
                 self._batches(),
@@ -94,6 +98,7 @@ class Traffic:
                 self._settings.kafka_servers,
                 pace=Pace(rate=self._rate),
                 labels=LabelOptions(delay_ms=LABEL_DELAY_DAYS * DAY_MS),
+                signer=self._signer,
                 watch=Watch(stop=self._stopped.is_set, on_send=send_beside),
             )
 
@@ -153,7 +158,8 @@ class Traffic:
         label_time_ms = int(batch.event_time_ms[-1]) + after_days * DAY_MS
         label_id = label_id_of(name) if by == "simulated" else f"{by}-{name}"
         label = Label(label_id, name, key, is_fraud, by, label_time_ms)
-        return Sent(FEEDBACK, key, encode_label(label, self._schema))
+        value = encode_label(label, self._schema)
+        return Sent(FEEDBACK, key, value, self._signer.headers(by, key.encode(), value))
 
 
 def _row(batch: EventBatch, row: int) -> tuple[str, str, bool]:

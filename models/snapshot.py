@@ -29,7 +29,8 @@ from models.contract import Arrays, Model
 from pipeline.errors import SnapshotError
 
 MAGIC = b"FRAUDMDL"
-FORMAT = 1
+# 1 was never signed.
+FORMAT = 2
 
 # A topic's record must hold it with room to spare; our models take well under 1 MiB.
 SNAPSHOT_BYTES_MAX = 32 * 1024 * 1024
@@ -68,6 +69,10 @@ class _Array(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     dtype: str
     shape: list[int]
+
+
+class _Format(msgspec.Struct, frozen=True):
+    format: int
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,9 +116,22 @@ def decode(data: bytes, *, river_pickle: bool = False) -> Snapshot:
     return Snapshot(header.version, header.training_offset, header.schema_hash, model)
 
 
+def format_of(data: bytes) -> int | None:
+    """Give the format that bytes say they are of; `None` where they are no snapshot."""
+    start = len(MAGIC) + LENGTH_BYTES
+    length = int.from_bytes(data[len(MAGIC) : start], "little")
+    try:
+        found = msgspec.json.decode(data[start : start + length], type=_Format)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return found.format if data.startswith(MAGIC) else None
+
+
 def _check_size(size: int) -> None:
     if size > SNAPSHOT_BYTES_MAX:
-        raise SnapshotError(f"snapshot: at most {SNAPSHOT_BYTES_MAX} bytes (got {size})")
+        raise SnapshotError(
+            f"snapshot: at most {SNAPSHOT_BYTES_MAX} bytes (got {size})", "too_large"
+        )
 
 
 def _check_frame(data: bytes) -> None:
@@ -135,10 +153,16 @@ def _header(head: bytes) -> _Header:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SnapshotError(f"snapshot: header is not understood: {error}") from error
     if header.format != FORMAT:
-        raise SnapshotError(f"snapshot: format must be {FORMAT} (got {header.format})")
+        raise SnapshotError(
+            f"snapshot: format must be {FORMAT} (got {header.format}): let the trainer publish "
+            "anew",
+            "format",
+        )
     if not is_known(header.model):
         known = ", ".join(sorted(MODELS))
-        raise SnapshotError(f"snapshot: model must be one of {known} (got {header.model!r})")
+        raise SnapshotError(
+            f"snapshot: model must be one of {known} (got {header.model!r})", "unknown_model"
+        )
     return header
 
 
@@ -175,4 +199,6 @@ def _little(found: NDArray[np.generic]) -> NDArray[np.generic]:
 def _check_finite(arrays: Arrays) -> None:
     for name, found in arrays.items():
         if found.dtype == np.float64 and not np.isfinite(found).all():
-            raise SnapshotError(f"snapshot: {name} must be finite numbers (got NaN or infinity)")
+            raise SnapshotError(
+                f"snapshot: {name} must be finite numbers (got NaN or infinity)", "not_finite"
+            )

@@ -32,7 +32,9 @@ class CommandEntry:
     settings: tuple[str, ...] = ()
 
 
+KEYS = ("keys_dir", "label_signatures")
 CONNECTED = ("kafka_servers", "redis_url", "schema", "state_dir")
+SIGNING = (*CONNECTED, *KEYS)
 SCORING = ("model", "challengers", "review_score_min", "decline_score_min")
 # What models are made by.
 LEARNING = (
@@ -57,24 +59,33 @@ COMMANDS: dict[str, CommandEntry] = {
     "topics": CommandEntry(
         "stack.commands:topics", "Create the topics on a Kafka.", ("kafka_servers", "partitions")
     ),
+    "keys": CommandEntry(
+        "stack.keys_command:keys", "Make, list, rotate and retire keys.", ("keys_dir", "state_dir")
+    ),
     "simulate": CommandEntry(
         "producers.commands:simulate_command", "Write simulated traffic to a file."
     ),
     "publish": CommandEntry(
-        "producers.commands:publish_command", "Publish a file or simulated traffic.", CONNECTED
+        "producers.commands:publish_command", "Publish a file or simulated traffic.", SIGNING
     ),
     "loop": CommandEntry(
-        "producers.loop_command:loop_command", "Publish, and answer to the decisions.", CONNECTED
+        "producers.loop_command:loop_command", "Publish, and answer to the decisions.", SIGNING
     ),
     "worker": CommandEntry(
         "consumers.commands:worker",
         "Score transactions and join labels.",
-        (*CONNECTED, *SCORING, *SERVING, "partitions", "feedback_limit", "maturity_days"),
+        (
+            *(*SIGNING, *SCORING, *SERVING),
+            *("rules", "partitions", "feedback_limit", "maturity_days"),
+        ),
     ),
     "trainer": CommandEntry(
         "consumers.commands:trainer",
         "Learn from labels, publish versions.",
-        (*CONNECTED, "model", "challengers", *LEARNING, *SERVING, "snapshot_interval_seconds"),
+        (
+            *(*CONNECTED, "keys_dir", "model", "challengers", *LEARNING, *SERVING),
+            "snapshot_interval_seconds",
+        ),
     ),
     "monitor": CommandEntry(
         "consumers.commands:monitor",
@@ -85,7 +96,7 @@ COMMANDS: dict[str, CommandEntry] = {
         "consumers.commands:alerts", "List what waits for review, with reasons.", CONNECTED
     ),
     "label": CommandEntry(
-        "consumers.commands:label", "Say that a transaction was fraud or genuine.", CONNECTED
+        "consumers.commands:label", "Say that a transaction was fraud or genuine.", SIGNING
     ),
     "redrive": CommandEntry(
         "consumers.redrive_command:redrive",
@@ -95,12 +106,12 @@ COMMANDS: dict[str, CommandEntry] = {
     "models": CommandEntry(
         "consumers.models_command:models",
         "List, save and publish versions of the models.",
-        ("kafka_servers", "state_dir"),
+        ("kafka_servers", "state_dir", "keys_dir"),
     ),
     "verify": CommandEntry(
         "consumers.verify_command:verify",
         "Make recorded decisions again, and compare.",
-        ("kafka_servers", "schema", "state_dir", *SCORING, *LEARNING),
+        ("kafka_servers", "schema", "state_dir", "keys_dir", "rules", *SCORING, *LEARNING),
     ),
     "replay": CommandEntry(
         "producers.replay_command:replay",

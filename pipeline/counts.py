@@ -19,7 +19,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pipeline.errors import REASONS, Reason
+from pipeline.errors import REASONS, SNAPSHOT_FAULTS, Reason, SnapshotFault
 from pipeline.events import OUTCOME_KINDS, SOURCES, OutcomeKind, Source, Verdict
 from pipeline.records import ACTIONS, VERDICTS, Action
 from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
@@ -111,6 +111,10 @@ class WorkerCounts:
         Training offset of the version in force; `None` before the first.
     unread
         Records that lie in Kafka and were not fetched yet, by topic and partition held.
+    models_refused
+        Records of the models topic that were refused, by what was wrong.
+    degraded, rules_in_force
+        Decisions made by rules for want of a model, and whether they decide now.
     watermark_ms
         Highest event time by partition held; remove a partition that is revoked.
     stage_seconds
@@ -141,6 +145,11 @@ class WorkerCounts:
     feedback_waiting: int = 0
     feedback_expired: int = 0
     unread: dict[tuple[str, int], int] = field(default_factory=dict)
+    models_refused: dict[SnapshotFault, int] = field(
+        default_factory=lambda: dict.fromkeys(SNAPSHOT_FAULTS, 0)
+    )
+    degraded: int = 0
+    rules_in_force: bool = False
     watermark_ms: dict[int, int] = field(default_factory=dict)
     stage_seconds: dict[Stage, Buckets] = field(
         default_factory=lambda: {stage: Buckets(STAGE_SECONDS_BOUNDS) for stage in STAGES}
@@ -159,6 +168,8 @@ class TrainerCounts:
         Examples that came again and were not learned again.
     training_offset
         Offset of the training log up to which has been learned; `None` before the first.
+    models_refused
+        Published versions that a start could not take, by what was wrong.
     profile_rows
         Rows of label-derived profiles written to the store.
     at_work
@@ -175,6 +186,9 @@ class TrainerCounts:
     duplicates: int = 0
     snapshots: int = 0
     training_offset: int | None = None
+    models_refused: dict[SnapshotFault, int] = field(
+        default_factory=lambda: dict.fromkeys(SNAPSHOT_FAULTS, 0)
+    )
     profile_rows: int = 0
     at_work: int = 0
     refused: int = 0

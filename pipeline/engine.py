@@ -2,7 +2,8 @@
 
 `decide` takes events in the order of their log: profiles are opened, features are read and the
 events recorded, the models in force score, the policy acts. `label` joins labels to what was
-decided; what it gives is learned by `Learner`, in another process or in this one.
+decided; what it gives is learned by `Learner`, in another process or in this one. Where no model
+can be had, rules decide (`rules.py`).
 """
 
 from collections.abc import Sequence
@@ -17,8 +18,9 @@ from pipeline.features import FeatureKernel
 from pipeline.feedback import Settled, Waiting, join
 from pipeline.policy import Policy, Reasons
 from pipeline.profiles import Profiles
-from pipeline.recent_ids import MemoryIds, RecentIds
+from pipeline.recent_ids import MemoryIds, RecentIds, Sifted
 from pipeline.records import ACTIONS, DecisionRecord
+from pipeline.rules import Rules
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 
@@ -58,6 +60,7 @@ class Decisions:
     challengers: dict[str, NDArray[np.float64]]
     members: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     conflicts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    degraded: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -107,6 +110,7 @@ class Decisions:
                 challengers={name: given[place] for name, given in challengers.items()},
                 source=sources[place],
                 members={name: given[place] for name, given in members.items()},
+                degraded=self.degraded,
             )
             for place, transaction_id in enumerate(events.transaction_id[part])
         ]
@@ -135,19 +139,27 @@ class Engine:
         )
         self._champion: Version | None = None
         self._challengers: tuple[Version, ...] = ()
+        self._rules: Rules | None = None
 
     def adopt(self, champion: Version, challengers: Sequence[Version] = ()) -> None:
         """Score with these versions from the next batch on."""
         self._champion, self._challengers = champion, tuple(challengers)
+        self._rules = None
+
+    def adopt_rules(self, rules: Rules) -> None:
+        """Decide by these rules alone from the next batch on: no model can be had."""
+        self._champion, self._challengers, self._rules = None, (), rules
 
     def decide(self, batch: Transactions) -> Decisions:
         """Score a batch in order and say what to do with each event."""
-        assert self._champion is not None, "no model was adopted"
         sifted = self._ids.sift(batch)
         if len(sifted.fresh) < len(batch):
             batch = batch.take(sifted.fresh)
         view = self._profiles.open(batch)
         features = self.kernel.read_and_record(batch, view)
+        if self._rules is not None:
+            return self._ruled(self._rules, sifted, batch, features, view.label_offset)
+        assert self._champion is not None, "no model was adopted"
         scored = self._champion.model.score(features)
         members = dict(scored.members)
         for version in self._challengers:
@@ -169,6 +181,33 @@ class Engine:
             },
             members=members,
             conflicts=sifted.conflicts,
+        )
+
+    def _ruled(
+        self,
+        rules: Rules,
+        sifted: Sifted,
+        batch: Transactions,
+        features: NDArray[np.float32],
+        label_offset: int,
+    ) -> Decisions:
+        """Decide by rules; the score is the one from which the policy takes the same action."""
+        ruling = rules.judge(features, batch.amount_minor)
+        return Decisions(
+            rows=sifted.fresh,
+            transactions=batch,
+            entity_names=self._names,
+            features=features,
+            scores=self._policy.scores_of(ruling.actions),
+            actions=ruling.actions,
+            reasons=ruling.reasons,
+            model_version=rules.version,
+            policy_version=self._policy.version,
+            label_offset=label_offset,
+            schema_hash=self.kernel.schema_hash,
+            challengers={},
+            conflicts=sifted.conflicts,
+            degraded=True,
         )
 
     def label(self, labels: Sequence[Label], *, training_seq: int) -> list[Settled]:

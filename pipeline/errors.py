@@ -4,7 +4,9 @@ FraudstreamError
     SettingError        a setting is unknown, malformed or contradicts another
     SchemaError         a schema file does not describe a stream
     DataError           a file does not fit its schema
-    SnapshotError       a model snapshot is damaged or of another kind
+    SnapshotError       a model snapshot is damaged, forged or of another kind
+    KeyFileError        a key is missing, malformed, or readable by others
+    RulesError          a file of rules does not say what to do
     StackError          an embedded server could not be started or stopped
     CommitError         the store holds something that the protocol does not allow
 
@@ -31,8 +33,28 @@ class DataError(FraudstreamError):
     """A file does not fit its schema."""
 
 
+SnapshotFault = Literal[
+    "signature", "format", "damaged", "too_large", "unknown_model", "not_finite", "canary", "stale"
+]
+"""Why a record of a model was refused; a closed list."""
+
+SNAPSHOT_FAULTS: tuple[SnapshotFault, ...] = get_args(SnapshotFault)
+
+
 class SnapshotError(FraudstreamError):
-    """A model snapshot is damaged or of another kind."""
+    """A model snapshot is damaged, forged or of another kind; `fault` says which."""
+
+    def __init__(self, text: str, fault: SnapshotFault = "damaged") -> None:
+        super().__init__(text)
+        self.fault: SnapshotFault = fault
+
+
+class KeyFileError(FraudstreamError):
+    """A key is missing, malformed, or readable by others."""
+
+
+class RulesError(FraudstreamError):
+    """A file of rules does not say what to do."""
 
 
 class StackError(FraudstreamError):
@@ -54,6 +76,7 @@ Reason = Literal[
     "unknown_transaction",
     "duplicate_conflict",
     "internal_error",
+    "bad_signature",
 ]
 """Why an input became a dead letter; a closed list."""
 

@@ -37,6 +37,9 @@ def worker_samples(counts: WorkerCounts) -> list[Sample]:
         ("fraud_model_adoptions_total", (), counts.model_adoptions),
         *known("fraud_model_training_offset", (), counts.model_offset),
         *_unread(counts),
+        *by_label("fraud_models_refused_total", counts.models_refused.items()),
+        ("fraud_degraded_decisions_total", (), counts.degraded),
+        ("fraud_rules_in_force", (), int(counts.rules_in_force)),
         *_watermarks(counts),
         *by_label("fraud_decision_duration_seconds", counts.stage_seconds.items()),
     ]
@@ -59,6 +62,7 @@ def trainer_samples(counts: TrainerCounts) -> list[Sample]:
         ("fraud_examples_repeated_total", (), counts.duplicates),
         ("fraud_snapshots_total", (), counts.snapshots),
         *known("fraud_training_offset", (), counts.training_offset),
+        *by_label("fraud_restored_models_refused_total", counts.models_refused.items()),
         ("fraud_label_profile_rows_total", (), counts.profile_rows),
         ("fraud_trainer_at_work", (), counts.at_work),
         ("fraud_trainer_commits_refused_total", (), counts.refused),

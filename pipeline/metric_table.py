@@ -52,6 +52,9 @@ _WORKER = _rows(
     ("fraud_model_adoptions_total", "counter", "Model versions adopted", ()),
     ("fraud_model_training_offset", "gauge", "Training offset of the version in force", ()),
     ("fraud_unread_records", "gauge", "Records not fetched yet", ("topic", "partition")),
+    ("fraud_models_refused_total", "counter", "Records of models refused", ("fault",)),
+    ("fraud_degraded_decisions_total", "counter", "Decisions by rules, for want of a model", ()),
+    ("fraud_rules_in_force", "gauge", "Whether rules decide, for want of a model", ()),
     (
         "fraud_watermark_timestamp_seconds",
         "gauge",
@@ -72,6 +75,12 @@ _TRAINER = _rows(
     ("fraud_examples_repeated_total", "counter", "Examples not learned again", ()),
     ("fraud_snapshots_total", "counter", "Model versions published", ()),
     ("fraud_training_offset", "gauge", "Offset of the training log that was learned to", ()),
+    (
+        "fraud_restored_models_refused_total",
+        "counter",
+        "Published versions that a start of the trainer refused",
+        ("fault",),
+    ),
     ("fraud_label_profile_rows_total", "counter", "Label-derived profile rows written", ()),
     ("fraud_trainer_at_work", "gauge", "1 while learning, 0 while standing by", ()),
     ("fraud_trainer_commits_refused_total", "counter", "Commits refused to this trainer", ()),

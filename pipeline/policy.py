@@ -84,6 +84,10 @@ class Policy:
         """Give the action of each score, as its number in `ACTIONS`."""
         return (scores >= self._review).astype(np.int64) + (scores >= self._decline)
 
+    def scores_of(self, actions: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Give the score from which each action is taken: what rules, which score nothing, say."""
+        return np.array([0.0, self._review, self._decline])[actions]
+
     def action(self, score: float) -> Action:
         """Give the action of one score."""
         return ACTIONS[int(self.actions(np.array([score]))[0])]

@@ -60,6 +60,7 @@ class DecisionRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     challengers: dict[str, Ratio]
     source: tuple[str, Count, Count]
     members: dict[str, Ratio] = {}
+    degraded: bool = False
 
 
 class TrainingExample(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -29,6 +29,8 @@ SETTINGS_FILE = "fraudstream.toml"
 # What one commit of the store can hold, with two words for each event.
 BATCH_EVENTS_LIMIT = 3_000
 PORT_MAX = 65_535
+# What `label_signatures` may be.
+REQUIRED, OFF = "required", "off"
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -43,6 +45,10 @@ class Settings:
     kafka_servers: str = _setting("", "host:port,host:port; empty: the embedded Kafka")
     redis_url: str = _setting("", "unix:// or redis:// URL; empty: the embedded Redis")
     schema: str = _setting("card", "name of a shipped schema, or path of a TOML file")
+    keys_dir: str = _setting("", "folder of the keys; empty: keys in state_dir (docs/keys.md)")
+    label_signatures: str = _setting(
+        "required", "required: a label without a good signature is a dead letter; off: any is taken"
+    )
     partitions: int = _setting(4, "partitions of the topics that are keyed by the partition key")
     model: str = _setting(
         "additive",
@@ -90,6 +96,9 @@ class Settings:
     boosted_rate: float = _setting(0.05, "how far each tree of boosted steps")
     review_score_min: float = _setting(0.15, "from this score on a transaction is reviewed")
     decline_score_min: float = _setting(0.7, "from this score on a transaction is declined")
+    rules: str = _setting(
+        "", "TOML file of the rules that decide while no model can be had; empty: the schema's"
+    )
     batch_events_max: int = _setting(1024, "events decided and committed together, at most")
     batch_linger_seconds: float = _setting(
         0.01, "an event waits this long for others, to be one batch with them"
@@ -160,6 +169,10 @@ class Settings:
             )
         if not self.duplicate_days > 0:
             raise SettingError(f"duplicate_days must be above 0 (got {self.duplicate_days})")
+        if self.label_signatures not in (REQUIRED, OFF):
+            raise SettingError(
+                f"label_signatures must be {REQUIRED} or {OFF} (got {self.label_signatures!r})"
+            )
         if not 0 <= self.metrics_port <= PORT_MAX:
             raise SettingError(f"metrics_port must be 0 to {PORT_MAX} (got {self.metrics_port})")
         for setting in fields(self):
@@ -176,6 +189,11 @@ class Settings:
         return ModelOptions(
             **{option.name: getattr(self, option.name) for option in fields(ModelOptions)}
         )
+
+    @property
+    def keys_path(self) -> Path:
+        """The folder of the keys."""
+        return Path(self.keys_dir) if self.keys_dir else Path(self.state_dir) / "keys"
 
     @property
     def challenger_names(self) -> tuple[str, ...]:

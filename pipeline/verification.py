@@ -21,6 +21,7 @@ from models.contract import Scored
 from pipeline.features import FeatureKernel
 from pipeline.policy import Policy, Reasons
 from pipeline.records import ACTIONS, FEATURE_DTYPE, Action, DecisionRecord, decode_decisions
+from pipeline.rules import NO_RULES, Rules, is_of_rules
 from pipeline.topics import DECISIONS, TRANSACTIONS
 from pipeline.version_fold import SnapshotChecks, VersionFold, split_version
 
@@ -74,6 +75,7 @@ class Expected(NamedTuple):
     action: Action | None
     challengers: dict[str, float]
     members: dict[str, float]
+    degraded: bool = False
 
 
 @dataclass(slots=True)
@@ -102,7 +104,7 @@ class Verified:
     def is_equal(self) -> bool:
         """Whether everything that was read was made again, and is the same."""
         whole = self.finished and self.equal == self.distinct and not self.conflicting
-        return whole and not self.snapshots.different
+        return whole and not self.snapshots.different and not self.snapshots.refused
 
     def find(self, finding: Finding) -> None:
         """Keep a finding to be shown, if it is among the first."""
@@ -160,6 +162,8 @@ class Recomputation:
         The thresholds that decisions may have been made by.
     champion_only
         Leave the challengers' scores as they are.
+    rules
+        What decided while there was no model.
     """
 
     def __init__(
@@ -169,8 +173,10 @@ class Recomputation:
         policies: Sequence[Policy],
         *,
         champion_only: bool = False,
+        rules: Rules = NO_RULES,
     ) -> None:
         self._kernel, self._fold = kernel, fold
+        self._rules = rules
         self._policies = {policy.version: policy for policy in policies}
         self._reasons = policies[0].reasons
         self._champion_only = champion_only
@@ -187,6 +193,8 @@ class Recomputation:
         """Give what the decisions of a run must say, or why nobody can know."""
         joined = b"".join(decision.features for decision in run.decisions)
         features = np.frombuffer(joined, dtype=FEATURE_DTYPE).reshape(len(run.decisions), -1)
+        if is_of_rules(run.version):
+            return self._ruled(run, features)
         scored = self._scored(run.version, features)
         if isinstance(scored, str):
             return scored
@@ -212,6 +220,21 @@ class Recomputation:
             for row, score in enumerate(scored.scores.tolist())
         ]  # fmt: skip
 
+    def _ruled(self, run: Run, features: NDArray[np.float32]) -> list[Expected] | str:
+        if run.version != self._rules.version:
+            return "rules are of another file (--rules names it)"
+        amounts = np.array([decision.amount for decision in run.decisions], dtype=np.int64)
+        ruling = self._rules.judge(features, amounts)
+        expected = []
+        for row, decision in enumerate(run.decisions):
+            policy = self._policies.get(decision.policy_version)
+            action = ruling.actions[row : row + 1]
+            # Without its thresholds it cannot be said which score stands for the action.
+            score = decision.score if policy is None else float(policy.scores_of(action)[0])
+            said = None if policy is None else ACTIONS[int(action[0])]
+            expected.append(Expected(score, ruling.reasons[row], said, {}, {}, degraded=True))
+        return expected
+
     def _scored(self, version: str, features: NDArray[np.float32]) -> Scored | str:
         model = self._fold.model(version)
         return model if isinstance(model, str) else model.score(features)
@@ -233,6 +256,7 @@ def differences(decision: DecisionRecord, expected: Expected) -> list[tuple[str,
         ("reasons", expected.reasons, decision.reasons),
         ("challengers", expected.challengers, decision.challengers),
         ("members", expected.members, decision.members),
+        ("degraded", expected.degraded, decision.degraded),
     ]
     if expected.action is not None:
         pairs.append(("action", expected.action, decision.action))
@@ -276,6 +300,8 @@ class Verification:
             result.finished = False
         result.seconds, result.examples = time.perf_counter() - started, fold.examples
         result.snapshots = fold.checks
+        for version, why in fold.checks.refused.items():
+            result.find(Finding("", "models", f"snapshot {version}", "a good signature", why))
         for version in fold.checks.different:
             result.find(Finding("", "models", f"snapshot {version}", "the fold", "other bytes"))
         return result

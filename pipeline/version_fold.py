@@ -93,12 +93,13 @@ class _Stand:
 
 @dataclass(slots=True)
 class SnapshotChecks:
-    """Published snapshots against the fold: the versions that are equal, that differ, and that
-    the fold does not reach."""
+    """Published snapshots against the fold: the versions that are equal, that differ, that the
+    fold does not reach, and that were refused for what is wrong with them."""
 
     equal: list[str] = field(default_factory=list)
     different: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 class VersionFold:
@@ -113,8 +114,9 @@ class VersionFold:
     options
         How the models learn that nothing was learned by yet.
     published
-        Snapshots by version. Those that the fold passes are compared with it, byte for byte;
-        those beyond the log's end, which nobody can fold, are taken as they are.
+        Snapshots by version, their signatures checked and taken off. Those that the fold passes are
+        compared with it, byte for byte; those beyond the log's end, which nobody can fold, are
+        taken as they are.
     """
 
     def __init__(

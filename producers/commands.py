@@ -24,6 +24,7 @@ from pipeline.durations import parse_duration
 from pipeline.errors import SettingError
 from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
+from pipeline.signing import LabelSigner
 from producers.batch import EventBatch
 from producers.feed import LabelOptions, limited
 from producers.loop_options import CLOSED_LOOP_FRAUD_SCALE
@@ -220,6 +221,7 @@ def _publish(
             kafka_servers_of(settings),
             pace=Pace(rate=options["rate"], speedup=options["speedup"]),
             labels=labels,
+            signer=LabelSigner.of(settings),
             watch=Watch(stop=stop, progress=report, total=total),
         )
     if as_json:

@@ -22,7 +22,7 @@ forty bytes each, and are the only memory that grows with the delay.
 
 import hashlib
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,9 +30,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SettingError
 from pipeline.schema import Schema
+from pipeline.signing import Headers, LabelSigner
 from pipeline.topics import FEEDBACK
 from producers.batch import LABEL_UNKNOWN, EventBatch
-from producers.encoding import LabelEncoder, TransactionEncoder
+from producers.encoding import SOURCE, LabelEncoder, TransactionEncoder
 
 # Encoding one holds the interpreter for less than a millisecond, which a paced stream can bear.
 BLOCK_EVENTS = 1_024
@@ -78,6 +79,8 @@ class Block:
         Event time of a transaction, label time of a label.
     topic
         Where records go that are no transactions.
+    headers
+        Of each record; none where no record has any.
     is_tail
         The stream has ended and these are the labels that were still waiting.
     """
@@ -88,14 +91,18 @@ class Block:
     time_ms: list[int]
     is_tail: bool = False
     topic: str = FEEDBACK
+    headers: Sequence[Headers] = ()
 
 
 def feed(
-    batches: Iterable[EventBatch], schema: Schema, labels: LabelOptions | None
+    batches: Iterable[EventBatch],
+    schema: Schema,
+    labels: LabelOptions | None,
+    signer: LabelSigner | None = None,
 ) -> Generator[Block]:
     """Encode batches that are in time order, and put labels where they become due."""
     encoder = TransactionEncoder(schema)
-    waiting = _Waiting(schema, labels) if labels else None
+    waiting = _Waiting(schema, labels, signer or LabelSigner(None)) if labels else None
     for batch in batches:
         for start in range(0, len(batch), BLOCK_EVENTS):
             part = batch.slice(start, start + BLOCK_EVENTS)
@@ -139,8 +146,8 @@ class _Labels:
 class _Waiting:
     """The queue of labels that are not due yet."""
 
-    def __init__(self, schema: Schema, options: LabelOptions) -> None:
-        self._encoder = LabelEncoder(schema)
+    def __init__(self, schema: Schema, options: LabelOptions, signer: LabelSigner) -> None:
+        self._encoder, self._signer = LabelEncoder(schema), signer
         self._options = options
         self._queue: deque[_Labels] = deque()
         self._rows = 0
@@ -203,7 +210,11 @@ class _Waiting:
         keys = labels.key.astype(np.str_).tolist()
         times = labels.time_ms.tolist()
         values = self._encoder.encode(ids, keys, labels.is_fraud.tolist(), times)
-        return Block([""] * len(ids), keys, values, times, is_tail)
+        headers = [
+            self._signer.headers(SOURCE, key.encode(), value)
+            for key, value in zip(keys, values, strict=True)
+        ]
+        return Block([""] * len(ids), keys, values, times, is_tail, headers=headers)
 
 
 def _share_of(transaction_id: str) -> float:
@@ -221,9 +232,11 @@ def _interleaved(block: Block, labels: list[Block], before: NDArray[np.int64]) -
     key = [text for part in parts for text in part.key]
     value = [record for part in parts for record in part.value]
     time_ms = [time for part in parts for time in part.time_ms]
+    headers = [found for part in parts for found in part.headers or [()] * len(part.key)]
     return Block(
         [transaction_id[place] for place in order],
         [key[place] for place in order],
         [value[place] for place in order],
         [time_ms[place] for place in order],
+        headers=[headers[place] for place in order],
     )

@@ -26,9 +26,10 @@ from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.events import EVENT_TIME_MS_MAX, encode_label, encode_outcome
 from pipeline.records import DecisionRecord
 from pipeline.schema import Schema
+from pipeline.signing import Headers, LabelSigner
 from pipeline.topics import DECISIONS, FEEDBACK, OUTCOMES, TRANSACTIONS
 from producers.batch import EventBatch
-from producers.closed_loop import Case, ClosedLoop, LoopReport
+from producers.closed_loop import PREFIXES, Case, ClosedLoop, LoopReport
 from producers.decision_reader import DecisionReader, reading_decisions
 from producers.encoding import TransactionEncoder
 from producers.feed import Block
@@ -46,6 +47,8 @@ POLL_MS = 50
 TOPICS = (TRANSACTIONS, FEEDBACK, OUTCOMES, DECISIONS)
 # After every label of an event that can be.
 FOREVER_MS = EVENT_TIME_MS_MAX + 1_000 * DAY_MS
+
+NO_HEADERS: Headers = ()
 
 Stop = Callable[[], bool]
 
@@ -109,6 +112,8 @@ class LiveLoop:
     ----------
     stop
         Asked whenever something is waited for.
+    signer
+        Signs the labels; without one they are taken only where `label_signatures` is off.
     undecided_max
         Transactions that may be undecided; beyond it no more are sent.
     patience_seconds
@@ -122,12 +127,14 @@ class LiveLoop:
         decisions: DecisionReader,
         stop: Stop,
         *,
+        signer: LabelSigner | None = None,
         undecided_max: int = UNDECIDED_MAX,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._schema, self._world = schema, world
         self._decisions, self._stop = decisions, stop
         self._undecided_max, self._patience_seconds = undecided_max, patience_seconds
+        self._signer = signer or LabelSigner(None)
         self._key = schema.entities[0].name
         self.undecided = Undecided()
         self.ignored = 0
@@ -189,19 +196,21 @@ class LiveLoop:
 
     def _known(self, now_ms: int, *, is_tail: bool = False) -> Iterator[Block]:
         known = self._world.due(now_ms)
-        schema = self._schema
+        schema, sign = self._schema, self._signer.headers
         outcomes = [
-            (item.key, encode_outcome(item, schema), item.outcome_time_ms)
+            (item.key, encode_outcome(item, schema), item.outcome_time_ms, NO_HEADERS)
             for item in known.outcomes
         ]
         labels = [
-            (item.key, encode_label(item, schema), item.label_time_ms) for item in known.labels
+            (item.key, value, item.label_time_ms, sign(item.source, item.key.encode(), value))
+            for item in known.labels
+            for value in [encode_label(item, schema)]
         ]
         for topic, rows in ((OUTCOMES, outcomes), (FEEDBACK, labels)):
             for start in range(0, len(rows), BLOCK_EVENTS):
                 part = rows[start : start + BLOCK_EVENTS]
-                keys, values, times = (list(column) for column in zip(*part, strict=True))
-                yield Block([""] * len(part), keys, values, times, is_tail, topic)
+                keys, values, times, headers = map(list, zip(*part, strict=True))
+                yield Block([""] * len(part), keys, values, times, is_tail, topic, headers)
 
 
 def publish_closed(
@@ -210,14 +219,16 @@ def publish_closed(
     servers: str,
     world: ClosedLoop,
     *,
+    signer: LabelSigner,
     pace: Pace | None = None,
     watch: Watch | None = None,
     to_end: bool = False,
 ) -> Closed:
     """Publish batches that are in time order, and answer to what is decided of them."""
     watch = watch or Watch()
+    signer.check(*PREFIXES)
     with reading_decisions(servers) as decisions:
-        loop = LiveLoop(schema, world, decisions, watch.stop)
+        loop = LiveLoop(schema, world, decisions, watch.stop, signer=signer)
         published = publish_blocks(
             loop.blocks(batches, to_end=to_end),
             servers,

@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from pipeline.schema import load_schema
+from pipeline.signing import LabelSigner
 from producers.closed_loop import ClosedLoop
 from producers.commands import (
     file_events,
@@ -68,6 +69,7 @@ def loop_command(
             schema,
             kafka_servers_of(settings),
             ClosedLoop(loop),
+            signer=LabelSigner.of(settings),
             pace=Pace(rate=rate, speedup=speedup),
             watch=Watch(stop=stop, progress=_report_to(show), total=total),
             to_end=labels_to_end,

@@ -26,9 +26,11 @@ from kafka.errors import KafkaError
 from pipeline.errors import SettingError
 from pipeline.partitioner import partition_of
 from pipeline.schema import Schema
+from pipeline.signing import Headers, LabelSigner
 from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
 from producers.ahead import ahead
 from producers.batch import EventBatch
+from producers.encoding import SOURCE
 from producers.feed import Block, LabelOptions, feed
 
 # Measured: with these, and crc32c installed, one process sends the most.
@@ -154,6 +156,7 @@ def publish(
     *,
     pace: Pace | None = None,
     labels: LabelOptions | None = None,
+    signer: LabelSigner | None = None,
     watch: Watch | None = None,
     linger_ms: int = LINGER_MS,
 ) -> Published:
@@ -165,12 +168,16 @@ def publish(
         Kafka's `host:port`, several separated by commas.
     labels
         `None`: no labels are published.
+    signer
+        Signs the labels; without one they are taken only where `label_signatures` is off.
     linger_ms
         How long the client waits to fill a batch. It is part of what a latency measurement sees:
         set it to 0 or 1 for one.
     """
     pace = pace or Pace()
-    blocks = feed(batches, schema, labels)
+    if labels is not None and signer is not None:
+        signer.check(SOURCE)
+    blocks = feed(batches, schema, labels, signer)
     if pace.is_set:
         blocks = ahead(blocks, items_max=BLOCKS_AHEAD_MAX)
     return publish_blocks(
@@ -400,8 +407,11 @@ class _Run:
         """Send a block's records in order; gives the last one's time."""
         time_ms = 0
         beside = self._outcomes if block.topic == OUTCOMES else self._labels
-        rows = zip(block.transaction_id, block.key, block.value, block.time_ms, strict=True)
-        for transaction_id, key, value, time_ms in rows:
+        headers = block.headers or [()] * len(block.key)
+        rows = zip(
+            block.transaction_id, block.key, block.value, block.time_ms, headers, strict=True
+        )
+        for transaction_id, key, value, time_ms, own in rows:
             self._since_look += 1
             if self._pace.is_set or self._since_look >= RECORDS_BETWEEN_LOOKS:
                 self._wait_until_due(time_ms)
@@ -410,7 +420,7 @@ class _Run:
             if transaction_id:
                 self._send_transaction(transaction_id, key, value)
             else:
-                self._send(beside, block.topic, key, value)
+                self._send(beside, block.topic, key, value, own)
                 # Without transactions to follow, the labels themselves fill the schedule.
                 self._number += block.is_tail
         return time_ms
@@ -421,10 +431,13 @@ class _Run:
         self._send(self._transactions, TRANSACTIONS, key, value)
         self._number += 1
 
-    def _send(self, in_flight: _InFlight, topic: str, key: str, value: bytes) -> None:
+    def _send(
+        self, in_flight: _InFlight, topic: str, key: str, value: bytes, headers: Headers = ()
+    ) -> None:
         key_bytes, partition = self._place(key)
+        given = {"partition": partition, "headers": list(headers)}
         try:
-            in_flight.add(self._producer.send(topic, value, key_bytes, partition=partition))
+            in_flight.add(self._producer.send(topic, value, key_bytes, **given))
         except KafkaError as error:
             in_flight.fail(_reason(error))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from models.snapshot import Snapshot, decode
+from models.snapshot import Snapshot
 from pipeline.errors import SettingError
 from pipeline.features import feature_table
 from pipeline.quality.findings import Findings, findings_of
@@ -16,6 +16,8 @@ from pipeline.replay import Replay, ReplayOptions
 from pipeline.reporting.report import make_report
 from pipeline.reporting.run_log import RunLog
 from pipeline.schema import Schema, load_schema
+from pipeline.sealing import read_sealed
+from pipeline.signing import ModelVerifier
 from producers.batch import EventBatch
 from producers.closed_loop import ClosedLoop
 from producers.commands import Duration, moment_ms, simulated_events, world_of, world_options
@@ -87,8 +89,8 @@ def replay(
     page = None if report is None else ReportFile(report)
     snapshot = None
     if snapshot_file is not None:
-        pickles = current_settings().river_pickle
-        snapshot = decode(snapshot_file.read_bytes(), river_pickle=pickles)
+        pickles, verifier = current_settings().river_pickle, ModelVerifier(current_settings())
+        snapshot = read_sealed(snapshot_file.read_bytes(), verifier, river_pickle=pickles)
     plan = _plan(file, snapshot, others, with_log=page is not None)
     watch = plan.watch()
     run = run_replay(plan, watch)

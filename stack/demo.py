@@ -23,6 +23,7 @@ from pipeline.errors import StackError
 from pipeline.metrics import TARGETS_FOLDER
 from pipeline.schema import load_schema
 from pipeline.settings import Settings
+from pipeline.signing import LabelSigner
 from producers.feed import LabelOptions, limited
 from producers.publisher import Pace, Progress, Watch, publish
 from producers.simulator import SimulatorOptions, simulate
@@ -73,6 +74,8 @@ def demo(events: int, rate: float, seed: int) -> None:
         schema=SCHEMA,
         kafka_servers="",
         redis_url="",
+        # Its own, made with its servers.
+        keys_dir="",
         metrics_port=0,
         quality_window_events=QUALITY_WINDOW_EVENTS,
         snapshot_interval_seconds=SNAPSHOT_INTERVAL_SECONDS,
@@ -103,7 +106,7 @@ def _run(settings: Settings, options: DemoOptions, state: DemoState) -> None:
             load_schema(SCHEMA),
             settings.partitions,
         )
-        publisher = running.enter_context(_publisher(options, endpoints, state))
+        publisher = running.enter_context(_publisher(options, settings, endpoints, state))
         with live_view(state) as refresh:
             while not _is_done(state, publisher):
                 for service in beside:
@@ -143,7 +146,7 @@ def _monitor(settings: Settings, endpoints: Endpoints) -> Iterator[MonitorProces
 
 @contextmanager
 def _publisher(
-    options: DemoOptions, endpoints: Endpoints, state: DemoState
+    options: DemoOptions, settings: Settings, endpoints: Endpoints, state: DemoState
 ) -> Iterator[threading.Thread]:
     """Publish simulated traffic in a thread; it ends with the block."""
     ended = threading.Event()
@@ -154,6 +157,7 @@ def _publisher(
         seed=options.seed,
     )
     labels = LabelOptions(delay_ms=parse_duration(LABEL_DELAY))
+    signer = LabelSigner.of(settings)
 
     def report(progress: Progress) -> None:
         state.progress = progress
@@ -165,6 +169,7 @@ def _publisher(
             endpoints.kafka_servers,
             pace=Pace(rate=options.rate),
             labels=labels,
+            signer=signer,
             watch=Watch(stop=ended.is_set, progress=report, total=options.events),
         )
         state.published_at = time.monotonic()

@@ -18,6 +18,7 @@ from typing import IO
 import msgspec
 
 from pipeline.errors import StackError
+from pipeline.keys import init_keys
 from pipeline.settings import Settings
 from stack import broker, prometheus_server, store_server
 from stack.launch import Launch
@@ -135,6 +136,8 @@ class Stack:
             try:
                 endpoints = self._started_endpoints()
                 create_topics(endpoints.kafka_servers, self._settings)
+                if made := init_keys(self._settings.keys_path):
+                    self._say(f"keys made in {self._settings.keys_path}: {', '.join(made)}")
             except BaseException:
                 self._stop(set(self._started) - earlier)
                 raise

@@ -16,6 +16,7 @@ from pipeline.feedback import MemoryWaiting
 from pipeline.learner import Learner
 from pipeline.profiles import MemoryProfiles
 from pipeline.records import TrainingExample, encode_record, pack_features
+from pipeline.rules import Rules
 from pipeline.settings import Settings
 from pipeline.version_fold import TrainingLog, TrainingRecords
 from tests.strategies import CARD, MONDAY_MS, example, traffic
@@ -109,6 +110,11 @@ class Partition:
         self._engine.adopt(champion, challengers)
         for start in range(0, len(values), size):
             self._decide(values[start : start + size])
+
+    def decide_by_rules(self, values: Sequence[bytes | None], rules: Rules) -> None:
+        """Take transactions, and decide them without a model."""
+        self._engine.adopt_rules(rules)
+        self._decide(values)
 
     def _decide(self, values: Sequence[bytes | None]) -> None:
         first = len(self.transactions)

@@ -7,6 +7,7 @@ import redis
 from kafka.admin import KafkaAdminClient
 from kafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
+from pipeline.keys import init_keys
 from pipeline.settings import Settings
 from stack.servers import Endpoints
 from stack.topic_setup import administration, create_topics
@@ -14,10 +15,11 @@ from tests.waiting import wait_until
 
 
 def reset(endpoints: Endpoints, settings: Settings) -> None:
-    """Delete every topic, group and key, and create our topics with these settings.
+    """Delete every topic, group and key, create our topics and the keys of these settings.
 
     The members of a group must have left, or soon leave: the wait for them is bounded.
     """
+    init_keys(settings.keys_path)
     with redis.from_url(endpoints.redis_url) as client:
         client.flushall()
     with administration(endpoints.kafka_servers) as admin:

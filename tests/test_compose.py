@@ -61,7 +61,7 @@ def test_every_setting_is_known_and_accepted(ours: dict[str, dict[str, Any]]) ->
 
 
 def test_every_command_exists(ours: dict[str, dict[str, Any]]) -> None:
-    assert set(ours) == {"topics", "worker", "trainer", "monitor"}
+    assert set(ours) == {"keys", "topics", "worker", "trainer", "monitor"}
     assert {service["command"][0] for service in ours.values()} <= set(COMMANDS)
 
 
@@ -140,7 +140,29 @@ def test_every_service_is_confined(compose: dict[str, Any]) -> None:
         assert "no-new-privileges:true" in service["security_opt"], name
         # Kafka's image writes its configuration into itself when it starts.
         assert service.get("read_only", False) or name == "kafka", name
-        assert "healthcheck" in service or name == "topics", name
+        assert "healthcheck" in service or name in ("keys", "topics"), name
+
+
+def test_every_service_sees_the_keys_that_it_needs_and_no_other(
+    ours: dict[str, dict[str, Any]],
+) -> None:
+    seen = {
+        name: {
+            (inside.removeprefix("/keys/"), *mode)
+            for volume in service.get("volumes", [])
+            for _, inside, *mode in [volume.split(":")]
+            if inside.startswith("/keys")
+        }
+        for name, service in ours.items()
+    }
+
+    assert seen == {
+        "keys": {("labels",), ("private",), ("public",)},
+        "worker": {("labels", "ro"), ("public", "ro")},
+        "trainer": {("private", "ro"), ("public", "ro")},
+        "monitor": set(),
+        "topics": set(),
+    }
 
 
 def test_kafka_is_the_one_of_the_embedded_stack(compose: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from pipeline.settings import ENVIRONMENT_PREFIX, SETTINGS, Settings, load_setti
 OTHER_VALUES: dict[type, tuple[str, Any]] = {int: ("7", 7), str: ("other", "other")}
 OTHER_VALUES |= {bool: ("true", True)}
 OTHER_FLOATS = {"review_score_min": "0.25", "decline_score_min": "0.5", "focal_gamma": "3.5"}
-OTHER_TEXTS = {"loss": "focal", "river_options": '{"forest": {}}'}
+OTHER_TEXTS = {"loss": "focal", "label_signatures": "off", "river_options": '{"forest": {}}'}
 
 
 @pytest.fixture(autouse=True)

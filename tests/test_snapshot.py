@@ -120,7 +120,7 @@ def test_a_part_is_refused(taken: bytes) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, r"format must be 1 \(got 2\)"),
+        ({"format": 1}, r"format must be 2 \(got 1\): let the trainer publish anew"),
         (
             {"model": "forest9"},
             "model must be one of " + ", ".join(sorted(MODELS)) + r" \(got 'forest9'\)",

@@ -10,6 +10,7 @@ import pytest
 from models.snapshot import encode
 from pipeline.policy import Policy
 from pipeline.records import DecisionRecord, decode_decisions, encode_record
+from pipeline.rules import NO_RULES, Rules, load_rules
 from pipeline.settings import Settings
 from pipeline.topics import TRANSACTIONS
 from pipeline.verification import (
@@ -70,13 +71,14 @@ def verified(
     champion_only: bool = False,
     names: Sequence[str] = NAMES,
     published: Mapping[str, bytes] | None = None,
+    rules: Rules = NO_RULES,
 ) -> Verified:
     fold = VersionFold(CARD, names, as_log(LOG), end=len(LOG), published=published)
     known = [
         Policy(KERNEL.table, review_score_min=review, decline_score_min=decline)
         for review, decline in policies
     ]
-    recomputation = Recomputation(KERNEL, fold, known, champion_only=champion_only)
+    recomputation = Recomputation(KERNEL, fold, known, champion_only=champion_only, rules=rules)
     ends = {item.number: len(item.transactions) for item in partitions}
     run = Verification(recomputation, ends)
     return run.run([chunks(item.decisions, size) for item in partitions], fold, lambda _: None)
@@ -331,3 +333,71 @@ def test_progress_is_told(whole: list[Partition]) -> None:
 
     assert told == sorted(told)
     assert told[-1] == EACH * len(VERSIONS[0])
+
+
+@pytest.fixture(scope="module")
+def degraded() -> Partition:
+    """A partition whose models were gone for a while."""
+    partition = Partition(0, SETTINGS, LOG)
+    values = transactions(3, 3 * EACH)
+    partition.decide(values[:EACH], 80)
+    partition.decide_by_rules(values[EACH : 2 * EACH], load_rules(SETTINGS, CARD))
+    partition.decide(values[2 * EACH :], 200)
+    return partition
+
+
+def test_what_rules_decided_is_made_again_between_what_models_decided(degraded: Partition) -> None:
+    rules = load_rules(SETTINGS, CARD)
+
+    result = verified([degraded], rules=rules)
+
+    assert (result.equal, result.distinct) == (3 * EACH, 3 * EACH)
+    assert result.is_equal
+    assert verified([degraded], rules=rules, champion_only=True).is_equal
+
+
+def test_rules_of_another_file_are_named_and_not_guessed(degraded: Partition) -> None:
+    result = verified([degraded])
+
+    assert result.equal == 2 * EACH
+    assert result.not_recomputed == {"rules are of another file (--rules names it)": EACH}
+
+
+def test_by_unknown_thresholds_the_rest_of_a_ruling_is_compared(degraded: Partition) -> None:
+    result = verified([degraded], rules=load_rules(SETTINGS, CARD), policies=[(0.3, 0.4)])
+
+    assert result.not_recomputed == {POLICY_UNKNOWN: 3 * EACH}
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"score": 0.9}, "score"),
+        ({"action": "decline"}, "action"),
+        ({"reasons": [("RULE_BURST", 1.0)]}, "reasons"),
+        ({"degraded": False}, "degraded"),
+        ({"challengers": {"logistic@80": 0.5}}, "challengers"),
+    ],
+)
+def test_a_ruling_that_was_changed_is_named(
+    degraded: Partition, change: dict[str, object], what: str
+) -> None:
+    changed = replace(degraded, decisions=list(degraded.decisions))
+    [decision] = decode_decisions([changed.decisions[EACH].value])
+    assert decision is not None
+    value = forged(decision, **change)
+    changed.decisions[EACH] = replace(changed.decisions[EACH], value=value)
+
+    result = verified([changed], rules=load_rules(SETTINGS, CARD))
+
+    assert (result.equal, result.different) == (3 * EACH - 1, 1)
+    assert [finding.what for finding in result.findings] == [what]
+
+
+def test_a_refused_snapshot_keeps_the_whole_from_passing(whole: list[Partition]) -> None:
+    result = verified(whole)
+    assert result.is_equal
+
+    result.snapshots.refused["additive@80"] = "forged"
+
+    assert not result.is_equal

@@ -7,7 +7,7 @@ import re
 import signal
 import time
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +18,11 @@ from kafka.consumer.fetcher import ConsumerRecord
 from redis import Redis
 
 from consumers.log_reader import LogReader
+from pipeline.keys import LABEL_SOURCES
 from pipeline.partitioner import partition_of
 from pipeline.settings import Settings
+from pipeline.signing import Headers, LabelSigner
+from pipeline.topics import FEEDBACK
 from stack.processes import Started
 from stack.servers import Endpoints
 from stack.services import start_service, stop_services
@@ -160,18 +163,49 @@ Sent = tuple[int, bytes | None, bytes | None]
 """Partition, key and value."""
 
 
-def send(settings: Settings, topic: str, records: Iterable[Sent]) -> list[Place]:
-    """Send records to the partitions they name, in order; gives where each came to stand."""
+def send(
+    settings: Settings,
+    topic: str,
+    records: Iterable[Sent],
+    *,
+    headers: Callable[[Sent], Headers] | None = None,
+) -> list[Place]:
+    """Send records to the partitions they name, in order; gives where each came to stand.
+
+    Labels are signed by their sources, unless `headers` gives others.
+    """
+    if headers is None:
+        headers = signed_by_source(settings) if topic == FEEDBACK else no_headers
     producer = KafkaProducer(
         bootstrap_servers=settings.kafka_servers, acks="all", linger_ms=5, enable_idempotence=True
     )
     with closing(producer):
         futures = [
-            producer.send(topic, value, key, partition=partition)
-            for partition, key, value in records
+            producer.send(topic, value, key, partition=partition, headers=list(headers(record)))
+            for record in records
+            for partition, key, value in [record]
         ]
         producer.flush(timeout=30)
         return [(found.partition, found.offset) for found in (item.get(30) for item in futures)]
+
+
+def no_headers(record: Sent) -> Headers:
+    """Send nothing beside key and value."""
+    return ()
+
+
+def signed_by_source(settings: Settings) -> Callable[[Sent], Headers]:
+    """Sign each label by the source that it names; where none can be read, by the analyst's."""
+    signer = LabelSigner.of(settings)
+
+    def sign(record: Sent) -> Headers:
+        _, key, value = record
+        found = re.search(rb'"source": ?"(\w+)"', value or b"")
+        source = found[1].decode() if found else ""
+        known = [name for name in LABEL_SOURCES if name == source]
+        return signer.headers(known[0] if known else "analyst", key, value)
+
+    return sign
 
 
 def keyed(settings: Settings, key: str, value: bytes) -> Sent:

@@ -21,6 +21,7 @@ from consumers import commands
 from consumers.model_feed import CHAMPION_KEY, Champion
 from pipeline.cli import main
 from pipeline.durations import DAY_MS
+from pipeline.keys import init_keys
 from pipeline.records import DecisionRecord, TrainingExample, decode_decisions, decode_examples
 from pipeline.settings import Settings
 from pipeline.topics import DECISIONS, FEEDBACK, MODELS, TRAINING, TRANSACTIONS
@@ -305,6 +306,7 @@ def test_without_servers_a_command_says_what_to_do_in_one_line(
 def test_a_kafka_that_does_not_answer_is_named_in_one_line(
     command: str, stack: Endpoints, tmp_path: Path
 ) -> None:
+    init_keys(tmp_path / "keys")
     with closing(socket.socket()) as nobody:
         nobody.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{nobody.getsockname()[1]}"
@@ -320,10 +322,23 @@ def test_a_kafka_that_does_not_answer_is_named_in_one_line(
     )
 
 
+@pytest.mark.parametrize(("command", "what"), [("worker", "check"), ("trainer", "sign")])
+def test_keys_that_are_not_there_are_named_in_one_line(
+    command: str, what: str, stack: Endpoints, tmp_path: Path
+) -> None:
+    servers = (f"--kafka-servers={stack.kafka_servers}", f"--redis-url={stack.redis_url}")
+    done = fraudstream(tmp_path, command, f"--state-dir={tmp_path}", *servers)
+
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"fraudstream: there is no key to {what} models with in {tmp_path}/keys")
+
+
 @pytest.mark.parametrize("command", ["worker", "trainer"])
 def test_a_redis_that_does_not_answer_is_named_in_one_line_without_its_password(
     command: str, stack: Endpoints, tmp_path: Path
 ) -> None:
+    init_keys(tmp_path / "keys")
     with closing(socket.socket()) as nobody:
         nobody.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{nobody.getsockname()[1]}"

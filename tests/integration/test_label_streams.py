@@ -7,11 +7,12 @@ from random import Random
 import pytest
 import redis
 
-from models.snapshot import decode
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.events import Label, encode_label
 from pipeline.records import TrainingExample, decode_decisions, decode_examples
+from pipeline.sealing import read_sealed
 from pipeline.settings import Settings
+from pipeline.signing import ModelVerifier
 from pipeline.topics import DECISIONS, FEEDBACK, MODELS, TRAINING, TRANSACTIONS
 from pipeline.verdicts import LABEL_PATHS
 from stack.servers import Endpoints
@@ -102,7 +103,8 @@ def told(stack: Endpoints, settings: Settings, labels: Sequence[Label]) -> Strea
         trainer.end()
         [ledger] = hashes(client, "ledger", 1)
     snapshots = [r for r in read(settings, MODELS) if (r.key or b"").startswith(b"additive@")]
-    assert decode(snapshots[-1].value).training_offset == len(examples)
+    newest = read_sealed(snapshots[-1].value, ModelVerifier(settings))
+    assert newest.training_offset == len(examples)
     return Stream(
         {name: int(count) for name, count in ledger.items()},
         {example.transaction_id: example.verdict for example in examples},

@@ -19,7 +19,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 from consumers.model_feed import CHAMPION_KEY, Champion
 from models import make_model
 from models.contract import Model
-from models.snapshot import decode, encode
+from models.snapshot import encode
 from pipeline.durations import DAY_MS
 from pipeline.features import FeatureKernel
 from pipeline.learner import Learner
@@ -32,7 +32,9 @@ from pipeline.records import (
     decode_examples,
     unpack_features,
 )
+from pipeline.sealing import opened, read_sealed
 from pipeline.settings import Settings
+from pipeline.signing import LabelSigner, ModelVerifier
 from pipeline.stored_rows import unsealed
 from pipeline.topics import DECISIONS, MODELS, TRAINING, TRANSACTIONS
 from producers.feed import LabelOptions
@@ -111,7 +113,8 @@ class Lives:
         }
         for record in self.models:
             if record.key != CHAMPION_KEY and record.value is not None:
-                found[record.key.decode()] = decode(record.value).model
+                verifier = ModelVerifier(self.settings)
+                found[record.key.decode()] = read_sealed(record.value, verifier).model
         return found
 
 
@@ -131,6 +134,7 @@ def published(lives: Lives) -> Iterator[None]:
             lives.settings.kafka_servers,
             pace=Pace(rate=RATE),
             labels=LabelOptions(delay_ms=DAY_MS),
+            signer=LabelSigner.of(lives.settings),
             watch=Watch(stop=ended.is_set),
         )
 
@@ -268,7 +272,7 @@ def test_the_last_version_is_the_fold_of_the_whole_log_bit_for_bit(lives: Lives)
         folded = encode(
             model, version=name, training_offset=len(lives.log), schema_hash=KERNEL.schema_hash
         )
-        assert values[name] == folded
+        assert opened(values[name], ModelVerifier(lives.settings)) == folded
     assert {int(p): seq for p, seq in lives.pointer.marks.items()} == lives.folded.marks
 
 

@@ -14,7 +14,9 @@ from pipeline.durations import HOUR_MS
 from pipeline.features import FeatureKernel
 from pipeline.learner import Learner
 from pipeline.records import TrainingExample, encode_record, pack_features
+from pipeline.sealing import opened
 from pipeline.settings import Settings
+from pipeline.signing import ModelVerifier
 from pipeline.topics import MODELS, TRAINING
 from stack.servers import Endpoints
 from tests.integration.processes import Processes, read, send
@@ -72,7 +74,8 @@ class Lives:
             if record.key == CHAMPION_KEY:
                 self.pointers.append(msgspec.json.decode(record.value, type=Champion))
             elif record.value is not None:
-                self.snapshots[record.key.decode()] = record.value
+                body = opened(record.value, ModelVerifier(self.settings))
+                self.snapshots[record.key.decode()] = body
 
 
 def learner(settings: Settings) -> Learner:

@@ -20,13 +20,16 @@ from click.testing import CliRunner, Result
 from consumers.models_command import models
 from consumers.verify_command import verify
 from models import make_model
-from models.snapshot import decode, encode
+from models.snapshot import encode
 from pipeline.durations import DAY_MS
 from pipeline.engine import Decisions
 from pipeline.features import FeatureKernel
+from pipeline.keys import init_keys
 from pipeline.records import DecisionRecord, decode_decisions, encode_record
 from pipeline.replay import Replay, ReplayOptions
+from pipeline.sealing import read_sealed, seal
 from pipeline.settings import Settings
+from pipeline.signing import LabelSigner, ModelSigner, ModelVerifier
 from pipeline.topics import DECISIONS, MODELS, TRAINING, TRANSACTIONS
 from producers.batch import joined
 from producers.datasets import read_events
@@ -72,6 +75,7 @@ class Life:
             self.settings.kafka_servers,
             pace=Pace(rate=rate),
             labels=LabelOptions(delay_ms=DAY_MS, to_end=True),
+            signer=LabelSigner.of(self.settings),
         )
         self.transactions += done.transactions
         self.labels += done.labels
@@ -331,9 +335,9 @@ def fixed(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("fixed")
     file, snapshot = folder / "events.parquet", folder / "model.snapshot"
     write_events(file, limited(simulate(WORLD), EVENTS), CARD)
-    snapshot.write_bytes(taught())
 
     def story(life: Life, processes: Processes) -> None:
+        snapshot.write_bytes(seal(taught(), ModelSigner(life.settings)))
         done = CliRunner().invoke(models, ["publish", str(snapshot)], obj=life.settings)
         assert done.exit_code == 0, done.output
         processes.ready("worker")
@@ -353,7 +357,7 @@ def test_a_replay_with_the_model_in_force_decides_the_same_bit_for_bit(fixed: Fi
         replace(fixed.life.settings, batch_events_max=333),
         ReplayOptions(DAY_MS),
         decided=decided.append,
-        snapshot=decode(fixed.snapshot.read_bytes()),
+        snapshot=read_sealed(fixed.snapshot.read_bytes(), ModelVerifier(fixed.life.settings)),
     )
 
     run.run(batches, lambda _: None)
@@ -375,7 +379,8 @@ def test_a_replay_with_the_model_in_force_decides_the_same_bit_for_bit(fixed: Fi
 def test_the_replay_command_gives_the_scores_of_the_live_run(fixed: Fixed, tmp_path: Path) -> None:
     out = tmp_path / "decisions.parquet"
     options = ["--snapshot", str(fixed.snapshot), "--no-learn", "--decisions", str(out), "--json"]
-    result = CliRunner().invoke(replay, [str(fixed.file), *options], obj=Settings())
+    settings = Settings(keys_dir=str(fixed.life.settings.keys_path))
+    result = CliRunner().invoke(replay, [str(fixed.file), *options], obj=settings)
     found = json.loads(result.stdout)
     rows = pq.read_table(out).to_pylist()
 
@@ -387,6 +392,20 @@ def test_the_replay_command_gives_the_scores_of_the_live_run(fixed: Fixed, tmp_p
     assert [(row["transaction_id"], row["score"]) for row in rows] == [
         (row["transaction_id"], fixed.live[row["transaction_id"]].score) for row in rows
     ]
+
+
+def test_a_file_that_nobody_here_signed_is_not_replayed(fixed: Fixed, tmp_path: Path) -> None:
+    options = ["--snapshot", str(fixed.snapshot), "--no-learn"]
+    bare = CliRunner().invoke(
+        replay, [str(fixed.file), *options], obj=Settings(keys_dir=str(tmp_path))
+    )
+    init_keys(tmp_path)
+    strange = CliRunner().invoke(
+        replay, [str(fixed.file), *options], obj=Settings(keys_dir=str(tmp_path))
+    )
+
+    assert "no key to check models with in" in str(bare.exception)
+    assert "snapshot: it must be signed by a known key (got 'models-1-" in str(strange.exception)
 
 
 def test_what_a_published_model_decided_is_verified_by_it(fixed: Fixed) -> None:
