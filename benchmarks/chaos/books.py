@@ -8,7 +8,7 @@ same. The books go on from where they stand, so that they can be closed after ev
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,6 +137,11 @@ class Books:
         self.unreadable: dict[bytes, str] = {}
         self.model_values: set[int] = set()
         self.pointer = b""
+        # What a store that was set back had forgotten: offsets of transactions, numbers of
+        # examples, by partition. There alone may be two forms of what was published.
+        self.window: Mapping[int, tuple[int, int]] = {}
+        self.examples_window: Mapping[int, tuple[int, int]] = {}
+        self.apart = 0
         self._examples: list[tuple[int, Any]] = []
 
     def take(self, topic: str, records: Sequence[Any]) -> None:

@@ -108,14 +108,27 @@ class _Judge:
         yield Finding("a", "double", twice, "ids that were taken for new again")
 
     def repetitions(self) -> Iterator[Finding]:
-        """(b) What came again is the same."""
-        for name, kept in (
-            ("decisions", self._books.decisions),
-            ("dead letters", self._books.letters),
-            ("training examples", self._books.examples),
+        """(b) What came again is the same, but for what a store that was set back had forgotten."""
+        books = self._books
+        decisions = [key for key in books.decisions.conflicting if not self._forgot(key)]
+        examples = [key for key in books.examples.conflicting if not self._forgot_example(key)]
+        books.apart = len(books.decisions.conflicting) - len(decisions)
+        books.apart += len(books.examples.conflicting) - len(examples)
+        for name, found in (
+            ("decisions", decisions),
+            ("dead letters", books.letters.conflicting),
+            ("training examples", examples),
         ):
-            found = kept.conflicting
             yield Finding("b", "conflicting", len(found), f"{name} in two forms {_some(found)}")
+
+    def _forgot(self, key: bytes) -> bool:
+        partition, offset = self._books.expected.get(key, (-1, -1))
+        first, end = self._books.window.get(partition, (0, 0))
+        return first <= offset < end
+
+    def _forgot_example(self, key: tuple[int, int]) -> bool:
+        first, end = self._books.examples_window.get(key[0], (0, 0))
+        return first <= key[1] < end
 
     def sums(self) -> Iterator[Finding]:
         """(c) Counts and amounts, added up by different ways."""

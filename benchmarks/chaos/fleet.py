@@ -24,7 +24,7 @@ READY = re.compile(r"ready: metrics (http://\S+)")
 ASSIGNED = re.compile(r"assigned: partitions=\[(.*)\]")
 SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 POLL_SECONDS = 0.05
-READY_SECONDS_MAX = 120.0
+READY_SECONDS_MAX = 300.0
 STOP_SECONDS_MAX = 30.0
 # A process that ends again and again is started at most this often.
 RESTART_SECONDS = 0.5
@@ -50,8 +50,8 @@ class Life:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it has said that it is at work."""
-        return READY.search(self.output) is not None
+        """Whether it is at work: it lives, and has said so."""
+        return self.is_alive and READY.search(self.output) is not None
 
     @property
     def is_alive(self) -> bool:

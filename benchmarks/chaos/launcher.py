@@ -12,6 +12,7 @@ The points stand around the two steps of a commit (`pipeline/commit.py`): `befor
 outbox.
 """
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -135,6 +136,8 @@ def main(path: str) -> None:
     control = Control(Path(path))
     wrap_commits(control)
     wrap_clock(control)
+    # Who was given which partitions is asked afterwards.
+    logging.getLogger("consumers").setLevel(logging.INFO)
     # Whoever imports `time` by name must find the wrapped one.
     from pipeline.cli import main as command  # noqa: PLC0415
 

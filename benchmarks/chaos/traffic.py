@@ -87,8 +87,12 @@ class Stream:
 
     def _part(self, block: Block, rows: Sequence[int]) -> Iterator[Block]:
         if rows:
-            columns = (block.transaction_id, block.key, block.value, block.time_ms)
-            yield Block(*([column[row] for row in rows] for column in columns))
+            yield Block(
+                [block.transaction_id[row] for row in rows],
+                [block.key[row] for row in rows],
+                [block.value[row] for row in rows],
+                [block.time_ms[row] for row in rows],
+            )
 
     def _duplicates(self, block: Block, rows: Sequence[int]) -> list[int]:
         since: Counter[str] = Counter()

@@ -10,6 +10,7 @@
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -49,7 +50,7 @@ class ProgressWatch:
 
     def __init__(self, redis_url: str, partitions: int) -> None:
         self._keys = [f"pos:{TRANSACTIONS}:{number}" for number in range(partitions)]
-        self._redis = Redis.from_url(redis_url, socket_timeout=1.0)
+        self._redis: Any = Redis.from_url(redis_url, socket_timeout=1.0)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.steps: list[Step] = []
