@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo docs dashboards latency million handbook waiting bench-quality
+.PHONY: help setup test lint demo docs dashboards latency million handbook waiting chaos soak bench-quality
 
 BIN := .venv/bin
 STAMP := .venv/.made
@@ -50,6 +50,12 @@ handbook: setup ## Send the Fraud Detection Handbook's stream through at a speed
 
 waiting: setup ## Measure what a decision that waits for its label costs in Redis
 	@$(BIN)/python -m benchmarks.waiting_index $(ARGS)
+
+chaos: setup ## Break real servers in every way of a list, account for every record (20 minutes)
+	@$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+soak: setup ## Run for long with random faults, watch memory (ARGS="--minutes 30")
+	@$(BIN)/python -m benchmarks.chaos.soak $(ARGS)
 
 bench-quality: setup ## Compare the models with others (hours; resumable, ARGS="--list" shows the rows)
 	@PATH="$$PATH:$(UV_HOME)/bin" uv sync --quiet --frozen --inexact --group bench

@@ -14,7 +14,7 @@ from redis import Redis
 from benchmarks.chaos.fleet import Fleet
 from pipeline.settings import Settings
 from stack import broker, store_server
-from stack.servers import Stack
+from stack.servers import Endpoints, Stack
 
 KAFKA, REDIS = broker.NAME, store_server.NAME
 POLL_SECONDS = 0.02
@@ -22,15 +22,21 @@ END_SECONDS_MAX = 30.0
 
 
 class Cluster:
-    """Kafka, Redis, and a fleet on them, for the length of a `with` block."""
+    """Kafka, Redis, and a fleet on them, for the length of a `with` block.
 
-    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
+    With `endpoints` the servers are others' and only the fleet is broken.
+    """
+
+    def __init__(
+        self, settings: Settings, say: Callable[[str], None], endpoints: Endpoints | None = None
+    ) -> None:
         self._stack = Stack(settings, attached=True, say=say)
+        self._given = endpoints
         self._settings = settings
         self.kills: list[float] = []
 
     def __enter__(self) -> "Cluster":
-        self.endpoints = self._stack.up()
+        self.endpoints = self._given or self._stack.up()
         self.settings = replace(
             self._settings,
             kafka_servers=self.endpoints.kafka_servers,
@@ -51,7 +57,8 @@ class Cluster:
                 self.send(name, signal.SIGCONT)
         self.fleet.close()
         self.redis.close()
-        self._stack.down()
+        if self._given is None:
+            self._stack.down()
 
     def folder(self, name: str) -> Path:
         """Give where a server keeps its data."""
@@ -89,7 +96,8 @@ class Cluster:
 
     def start_servers(self) -> None:
         """Start the servers that do not run, where they were before."""
-        self._stack.up()
+        if self._given is None:
+            self._stack.up()
 
     @property
     def all_kills(self) -> int:

@@ -1,13 +1,17 @@
 """The tables of docs/reliability.md, made from the runs that were kept."""
 
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.chaos.cases import CASES, SESSION_SECONDS
-from benchmarks.chaos.results import CaseResult, Run, p95, seconds_of, totals
+from benchmarks.chaos.results import RESULTS, CaseResult, Run, p95, seconds_of, totals
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
+SOAK = RESULTS.with_name("soak.json")
+HARMS = ("lost", "double", "conflicting", "state_mismatches")
 NOT_MADE = "not made yet\n"
 
 
@@ -28,6 +32,7 @@ def tables(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
     yield "totals", totals_table(cases) + _machines(runs) if cases else NOT_MADE
     yield "cases", cases_table(cases) if cases else NOT_MADE
     yield "times", times_table(cases) if cases else NOT_MADE
+    yield "soak", soak_table(json.loads(SOAK.read_bytes())) if SOAK.exists() else NOT_MADE
 
 
 def totals_table(cases: Sequence[CaseResult]) -> str:
@@ -94,6 +99,30 @@ def times_table(cases: Sequence[CaseResult]) -> str:
     lines.append(["nothing moves at all while workers come and go", str(len(stalls)),
                   _seconds(max(stalls, default=None)), "30"])  # fmt: skip
     return _markdown(["from, to", "measured", "seconds", "limit"], lines)
+
+
+def soak_table(found: Mapping[str, Any]) -> str:
+    """Show what the last long run came to."""
+    rows = [
+        ["minutes", _number(found["minutes"])],
+        ["transactions", _number(found["events"])],
+        ["sudden ends", _number(found["kills"])],
+        ["lost, counted twice, in two forms, state that differs",
+         ", ".join(_number(found[name]) for name in HARMS)],
+        ["decisions published again, the same in every byte", _number(found["repeated"])],
+        ["lag in records, median and most",
+         f"{_number(found['lag_records']['p50'])}, {_number(found['lag_records']['max'])}"],
+    ]  # fmt: skip
+    for name, slopes in found["memory"].items():
+        for slope in slopes[:1]:
+            rows.append(
+                [
+                    f"memory of the {name} that lived longest, growth in MB an hour",
+                    f"{slope['mb_an_hour']:+.1f} ({slope['low']:+.1f} to {slope['high']:+.1f}), "
+                    f"of {slope['mb']:.0f} MB, over {slope['minutes']:.0f} minutes",
+                ]
+            )
+    return _markdown(["the long run", "found"], rows)
 
 
 def _machines(runs: Sequence[Run]) -> str:

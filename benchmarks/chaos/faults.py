@@ -117,10 +117,11 @@ class Faults:
         self._fleet.order(life, Orders(fail_at=point, after=self._chance.randint(1, 5)))
         self._fleet.wait(lambda: not life.is_alive, f"{name} fails {point}", ARMED_SECONDS_MAX)
 
-    def arm(self, name: str = WORKER, point: FailPoint | None = None) -> None:
+    def arm(self, name: str = WORKER, place: int | None = None) -> None:
         """Let one die at a point of its commit, some time or never."""
-        chosen = point or self._chance.choice(FAIL_POINTS)
-        self._fleet.order(self._any(name), Orders(fail_at=chosen, after=self._chance.randint(1, 9)))
+        life = self._any(name) if place is None else self._fleet.life(name, place)
+        chosen = self._chance.choice(FAIL_POINTS)
+        self._fleet.order(life, Orders(fail_at=chosen, after=self._chance.randint(1, 9)))
 
     def halt(self, place: int = 0, name: str = WORKER) -> None:
         """Halt one as SIGSTOP does: it does not know that time passes."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.machine import machine
 
-RESULTS = Path(__file__).with_name("results.jsonl")
+RESULTS = Path(__file__).parents[1] / "results" / "chaos.jsonl"
 WORKER_QUANTILE = 0.95
 
 

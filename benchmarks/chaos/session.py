@@ -24,6 +24,7 @@ from consumers.model_topic import read_models
 from pipeline.schema import load_schema
 from pipeline.settings import Settings
 from pipeline.topics import TRAINING
+from stack.servers import Endpoints
 
 # Ticks come every half second; what has not moved for so long is at rest.
 REST_SECONDS = 2.5
@@ -72,12 +73,13 @@ class Session:
         *,
         seed: int,
         traffic: TrafficOptions | None = None,
+        endpoints: Endpoints | None = None,
     ) -> None:
         self._settings, self.say = settings, say
         self.schema = load_schema(settings.schema)
         self.stream = Stream(self.schema, traffic or TrafficOptions(seed=seed))
         self.sent = Sent()
-        self.cluster = Cluster(settings, say)
+        self.cluster = Cluster(settings, say, endpoints)
 
     def __enter__(self) -> "Session":
         self._exits = ExitStack()
