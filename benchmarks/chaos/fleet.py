@@ -165,9 +165,10 @@ class Fleet:
         return life
 
     def kill(self, life: Life) -> None:
-        """End a process at once, as SIGKILL does."""
+        """End a process at once, as SIGKILL does; it is gone when this returns."""
         self.kills.append(time.monotonic())
         life.started.process.kill()
+        life.started.process.wait(STOP_SECONDS_MAX)
 
     def send(self, life: Life, number: signal.Signals) -> None:
         """Send a signal to a process."""

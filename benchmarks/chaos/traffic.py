@@ -13,6 +13,8 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from kafka.errors import KafkaError
+
 from pipeline.durations import HOUR_MS
 from pipeline.errors import SettingError
 from pipeline.events import Label, Outcome, encode_label, encode_outcome
@@ -224,7 +226,7 @@ class Feeder:
             while not self._ended.is_set():
                 try:
                     self._sent.add(self._publish())
-                except SettingError as error:
+                except (SettingError, KafkaError) as error:
                     # The broker is away for longer than the client waits: try again.
                     self._sent.reasons.append(str(error))
         except Exception as error:

@@ -76,9 +76,6 @@ class Evidence:
                     books.take(topic, records)
         return judge(books, self.store, CARD, self.settings.partitions)
 
-    def last(self, topic: str) -> int:
-        return len(self.logs[topic]) - 1
-
 
 @dataclass
 class Told:
@@ -156,8 +153,14 @@ def test_the_books_close_on_what_was_taken_down(told: Told) -> None:
 
 
 def drop(topic: str, place: int = 100) -> Callable[[Evidence], None]:
+    """Take a record out of a log, with what came again of it."""
+
     def spoil(evidence: Evidence) -> None:
-        del evidence.logs[topic][min(place, evidence.last(topic))]
+        log = evidence.logs[topic]
+        gone = log[min(place, len(log) - 1)]
+        evidence.logs[topic] = [
+            item for item in log if (item.key, item.value) != (gone.key, gone.value)
+        ]
 
     return spoil
 
@@ -204,8 +207,9 @@ def forget_bucket(evidence: Evidence) -> None:
 
 def other_model(evidence: Evidence) -> None:
     log = evidence.logs[MODELS]
-    place = next(n for n in range(len(log) - 1, 0, -1) if (log[n].key or b"")[:9] == b"additive@")
-    assert log[place].value is not None
+    place = [n for n, item in enumerate(log) if item.value and b"additive@" in (item.key or b"")][
+        -1
+    ]
     found = decode(log[place].value or b"")
     untaught = encode(
         make_model("additive", found.model.feature_names),
