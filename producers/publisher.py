@@ -15,7 +15,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -38,6 +38,7 @@ BATCH_BYTES = 1024 * 1024
 DELIVERY_SECONDS_MAX = 60.0
 CONNECT_SECONDS_MAX = 10.0
 CONNECT_POLL_SECONDS = 0.1
+CLOSE_ATTEMPTS = 3
 # Beyond this a topic's oldest record is waited for: about 20 MB of records and futures.
 IN_FLIGHT_MAX = 20_000
 # The partition of so many keys is remembered, about 20 MB.
@@ -223,7 +224,16 @@ def _connected(servers: str, linger_ms: int) -> Iterator[Any]:
     try:
         yield producer
     finally:
-        producer.close(timeout=CONNECT_SECONDS_MAX)
+        _close(producer)
+
+
+def _close(producer: Any) -> None:
+    # Every record was counted by its own answer before. The client's flush falls over a batch that
+    # was split meanwhile ("Future not done"): then it is asked again.
+    for _ in range(CLOSE_ATTEMPTS):
+        with suppress(KafkaError):
+            producer.close(timeout=CONNECT_SECONDS_MAX)
+            break
 
 
 def wait_for_any(servers: str) -> None:
@@ -307,9 +317,11 @@ class _InFlight:
         self.failed += 1
         self.reason = self.reason or reason
 
-    def close(self) -> None:
-        """Count all; whoever is not answered for by now has failed."""
+    def close(self, deadline: float) -> None:
+        """Count all; whoever is not answered for by then (`time.monotonic()`) has failed."""
         while self._futures:
+            with suppress(KafkaError):
+                self._futures[0].get(timeout=max(0.0, deadline - time.monotonic()))
             self._count(self._futures.popleft())
 
     def _wait_for_oldest(self) -> None:
@@ -361,12 +373,12 @@ class _Run:
             event_time_ms = self._send_block(block)
             if self._ended:
                 break
-        try:
+        deadline = time.monotonic() + 2 * DELIVERY_SECONDS_MAX
+        # It sends what lingers; what became of each record, the record's own answer says.
+        with suppress(KafkaError):
             self._producer.flush(timeout=2 * DELIVERY_SECONDS_MAX)
-        except KafkaError as error:
-            self._transactions.reason = self._transactions.reason or _reason(error)
         for in_flight in self._all:
-            in_flight.close()
+            in_flight.close(deadline)
         self._report(time.perf_counter(), event_time_ms)
         return self._published()
 

@@ -178,11 +178,23 @@ def test_records_in_flight_are_bounded(settings: Settings, monkeypatch: pytest.M
     assert (published.transactions, published.failed) == (500, 0)
 
 
-def test_what_the_broker_refuses_is_counted_and_ends_the_run(settings: Settings) -> None:
+def limit_batches(settings: Settings, size: int) -> None:
     with administration(settings.kafka_servers) as admin:
         place = ConfigResource(ConfigResourceType.TOPIC, TRANSACTIONS)
-        place.configs = {"max.message.bytes": "100"}
+        place.configs = {"max.message.bytes": str(size)}
         admin.alter_configs([place])
+
+
+def test_batches_that_the_broker_wants_smaller_are_split_and_counted(settings: Settings) -> None:
+    limit_batches(settings, 2_000)
+    published = publish(limited(simulate(WORLD), 2_000), CARD, settings.kafka_servers)
+
+    assert (published.transactions, published.failed, published.reason) == (2_000, 0, "")
+    assert len(records(settings, TRANSACTIONS)) == 2_000
+
+
+def test_what_the_broker_refuses_is_counted_and_ends_the_run(settings: Settings) -> None:
+    limit_batches(settings, 100)
     published = publish(simulate(WORLD), CARD, settings.kafka_servers, pace=Pace(rate=200))
 
     assert published.failed > 0
