@@ -286,7 +286,11 @@ def letter_digest(record: Any) -> int:
 
 
 def rows_of(table: Table, ids: Sequence[str], blobs: Sequence[bytes | None]) -> Any:
-    """Give stored rows as they are in memory; one that is missing is a row of zeros."""
+    """Give stored rows as they are in memory; one that is missing is a row of zeros.
+
+    What stands behind a row, such as a seal, is for its readers and not part of it.
+    """
+    size = table.rows[:1].nbytes
     fresh = Table(table.rows.dtype, width=table.rows.shape[1] if table.rows.ndim > 1 else 0)
-    fresh.load(ids, [blob or b"" for blob in blobs])
+    fresh.load(ids, [(blob or b"")[:size] for blob in blobs])
     return fresh.rows[fresh.slots(ids)]
