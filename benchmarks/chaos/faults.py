@@ -22,6 +22,7 @@ from benchmarks.chaos.fleet import Life
 from benchmarks.chaos.held import LiveStore
 from benchmarks.chaos.launcher import FAIL_POINTS, FailPoint, Orders
 from benchmarks.chaos.session import Session
+from benchmarks.chaos.traffic import Feeder
 from consumers.worker import GROUP
 from pipeline.topics import FEEDBACK, TRANSACTIONS
 from stack.topic_setup import administration, create_topics
@@ -57,10 +58,12 @@ class Noted:
 
 
 class Faults:
-    """Breaks a session."""
+    """Breaks a session; `feeder` is the traffic that goes on meanwhile."""
 
-    def __init__(self, session: Session, chance: random.Random) -> None:
-        self._session, self._chance = session, chance
+    def __init__(
+        self, session: Session, chance: random.Random, feeder: Feeder | None = None
+    ) -> None:
+        self._session, self._chance, self._feeder = session, chance, feeder
         self._cluster, self._fleet = session.cluster, session.fleet
         self._alone: list[Life] = []
         self.noted = Noted()
@@ -270,6 +273,8 @@ class Faults:
 
     def recreate_topic(self) -> None:
         """Make `transactions` anew: a worker must not begin at its start as if nothing was."""
+        # A topic that was filled again beyond the store's position cannot be told from the old one.
+        self._hold_traffic()
         self._fleet.keep(WORKER, 0)
         with administration(self._session.servers) as admin:
             admin.delete_topics([TRANSACTIONS])
@@ -278,6 +283,10 @@ class Faults:
             )
         self._fleet.wait(self._created, "the topic is made anew", 30.0)
         self._refuses_to_begin("the log ends before the store's position")
+
+    def _hold_traffic(self) -> None:
+        if self._feeder is not None:
+            self._feeder.stop()
 
     def _created(self) -> bool:
         try:
@@ -290,6 +299,7 @@ class Faults:
         """Delete records that nobody has read: a worker must not pass over them."""
         self._fleet.keep(WORKER, 0)
         time.sleep(2.0)
+        self._hold_traffic()
         with administration(self._session.servers) as admin:
             places = {TopicPartition(TRANSACTIONS, number): -1 for number in self._all}
             admin.delete_records(places)

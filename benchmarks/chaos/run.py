@@ -134,9 +134,10 @@ class Suite:
         changes |= {"rubbish_share": usual.rubbish_share} | case.traffic
         with_options(session.stream, **changes)
         session.fleet.wait_until_ready(WORKER)
-        before, faults = Before.of(session), Faults(session, chance)
+        before = Before.of(session)
         try:
-            with session.feeding(case.rate * self._rate):
+            with session.feeding(case.rate * self._rate) as feeder:
+                faults = Faults(session, chance, feeder)
                 try:
                     self._act(case, chance, faults)
                     ended = time.monotonic()

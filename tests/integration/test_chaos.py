@@ -111,6 +111,8 @@ def told(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         chaos_settings(folder, session_seconds=SESSION_SECONDS),
         kafka_servers=stack.kafka_servers,
         redis_url=stack.redis_url,
+        # Each version costs every judgement of what was taken down.
+        snapshot_interval_seconds=2.0,
     )
     reset(stack, settings)
     traffic = TrafficOptions(seed=SEED, customers=200, terminals=100)
