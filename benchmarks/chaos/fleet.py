@@ -22,6 +22,7 @@ from stack.services import start_service
 
 READY = re.compile(r"ready: metrics (http://\S+)")
 ASSIGNED = re.compile(r"assigned: partitions=\[(.*)\]")
+REFUSED = re.compile(r"refused: input=transactions:(\d+)")
 SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 POLL_SECONDS = 0.05
 READY_SECONDS_MAX = 300.0
@@ -73,6 +74,11 @@ class Life:
             for text in given.split(",")
             if text.strip()
         )
+
+    @property
+    def refusals(self) -> Counter[int]:
+        """How often its commit was refused, by partition of `transactions`."""
+        return Counter(int(text) for text in REFUSED.findall(self.output))
 
     @property
     def resident_bytes(self) -> int:

@@ -25,6 +25,9 @@ from consumers.outbox_publisher import OutboxPublisher
 from consumers.redis_store import RedisStore
 from pipeline.commit import Change, OutboxRecord, Stored
 
+# What it says is kept with what the process itself says.
+logger = logging.getLogger("consumers.launcher")
+
 FailPoint = Literal["before_cas", "after_cas", "mid_publish", "after_publish"]
 FAIL_POINTS: tuple[FailPoint, ...] = get_args(FailPoint)
 # Tells an end at a fail-point from every other.
@@ -104,6 +107,8 @@ def wrap_commits(control: Control) -> None:
         control.passes("before_cas")
         done = await commit(self, name, expected, stored, changes)
         control.passes("after_cas")
+        if not done:
+            logger.info("refused: input=%s", name)
         return done
 
     async def failing_publish(

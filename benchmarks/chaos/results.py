@@ -49,6 +49,7 @@ class CaseResult(msgspec.Struct, kw_only=True):
     versions_compared: int = 0
     repeated: int = 0
     repeated_max: int = 0
+    refusals: int = 0
     recoveries: list[Recovery] = []
     stops: list[float] = []
     stall_seconds: float = 0.0
@@ -112,7 +113,7 @@ def totals(cases: Sequence[CaseResult]) -> dict[str, Any]:
     for case in made:
         for name in (
             "kills", "events", "labels", "lost", "double", "conflicting", "state_mismatches",
-            "conflicting_in_lost_window", "versions_compared", "repeated",
+            "conflicting_in_lost_window", "versions_compared", "repeated", "refusals",
         ):  # fmt: skip
             summed[name] += getattr(case, name)
     worker = seconds_of(made, "worker")

@@ -39,6 +39,7 @@ class Before:
     counts: Counter[str]
     repeated: Counter[int]
     assignments: Counter[int]
+    refusals: Counter[int]
     published: int
     started: float
 
@@ -51,6 +52,7 @@ class Before:
             session.books.counts.copy(),
             session.books.decisions.repeated.copy(),
             assignments(session),
+            refusals(session),
             len(session.books.published),
             time.monotonic(),
         )
@@ -62,6 +64,15 @@ def assignments(session: Session) -> Counter[int]:
     for life in session.fleet.lives:
         if life.name == WORKER:
             found += life.assignments
+    return found
+
+
+def refusals(session: Session) -> Counter[int]:
+    """How often a commit of each partition was refused until now: another owner was there."""
+    found: Counter[int] = Counter()
+    for life in session.fleet.lives:
+        if life.name == WORKER:
+            found += life.refusals
     return found
 
 
@@ -184,15 +195,18 @@ def _count(findings: list[Finding], session: Session, result: CaseResult, before
     result.repeated = sum(repeated.values())
     crashes = session.cluster.all_kills - before.kills + len(session.fleet.surprises)
     given = assignments(session) - before.assignments
+    refused = refusals(session) - before.refusals
+    result.refusals = sum(refused.values())
     result.repeated_max = max(repeated.values(), default=0)
     for partition, count in repeated.items():
         bound = session.batch * (given[partition] + crashes - before.surprises)
         # A store that went back repeats what it forgot.
         lost, old = session.books.window.get(partition, (0, 0))
-        if count > bound + old - lost:
-            result.found.append(
-                f"{count} decisions of partition {partition} came again, {bound} at most may"
-            )
+        text = f"{count} decisions of partition {partition} came again, "
+        if count > bound + session.batch * refused[partition] + old - lost:
+            result.found.append(f"{text}{bound} at most may, and a batch for each refusal")
+        elif count > bound + old - lost:
+            result.late.append(f"{result.name}: {text}{bound} may: {refused[partition]} refusals")
 
 
 def _measure(
