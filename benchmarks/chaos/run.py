@@ -1,5 +1,6 @@
 """Runs cases, on one session as long as that is sound."""
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ from benchmarks.chaos.watch import longest_stall, seconds_until_all_move
 from pipeline.topics import FEEDBACK, TRANSACTIONS
 
 WORKERS = 3
+# The logs of a case that failed are kept there.
+LOGS = Path("var/chaos")
 DISK_MEGABYTES = {"kafka": 256, "redis": 64}
 # What each kind of recovery may take, in seconds; `worker` is of the 95th percentile.
 WORKER_LIMIT_SECONDS = SESSION_SECONDS + 5.0
@@ -76,6 +79,14 @@ def refusals(session: Session) -> Counter[int]:
     return found
 
 
+def keep_logs(folder: Path, place: Path) -> None:
+    """Copy what everybody said to where it can be read afterwards."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    for path in (*folder.glob("*.log"), *folder.glob("*/*.log")):
+        shutil.copy(path, place / path.name)
+
+
 class Suite:
     """Runs cases one after the other; a session whose books do not close is not used again."""
 
@@ -110,6 +121,10 @@ class Suite:
         except Exception as error:  # whatever it is, the other cases are run all the same
             result.found.append(f"{type(error).__name__}: {error}")
         result.seconds = round(time.monotonic() - started, 1)
+        if not result.passed and self._session is not None:
+            place = LOGS / f"{case.name}-{self._seed}"
+            keep_logs(Path(self._session.settings.state_dir), place)
+            self._say(f"    logs: {place}")
         if case.own or not result.passed:
             self._leave()
         return result
