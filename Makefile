@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo docs dashboards latency million handbook fuzz waiting recent-ids simulate mutants guarantee bench-quality
+.PHONY: help setup test lint demo docs dashboards latency million handbook fuzz waiting recent-ids simulate mutants guarantee chaos soak bench-quality
 
 BIN := .venv/bin
 STAMP := .venv/.made
@@ -68,6 +68,12 @@ guarantee: setup ## Measure what the fenced commit costs
 
 recent-ids: setup ## Measure what an id that is remembered costs in Redis
 	@$(BIN)/python -m benchmarks.recent_ids $(ARGS)
+
+chaos: setup ## Break real servers in every way of a list, account for every record (20 minutes)
+	@$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+soak: setup ## Run for long with random faults, watch memory (ARGS="--minutes 30")
+	@$(BIN)/python -m benchmarks.chaos.soak $(ARGS)
 
 bench-quality: setup ## Compare the models with others (hours; resumable, ARGS="--list" shows the rows)
 	@PATH="$$PATH:$(UV_HOME)/bin" uv sync --quiet --frozen --inexact --group bench

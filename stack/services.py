@@ -21,9 +21,14 @@ POLL_SECONDS = 0.05
 PROGRAM = "from pipeline.cli import main; main()"
 
 
-def start_service(name: str, settings: Settings, endpoints: Endpoints, *, log: Path) -> Started:
-    """Start `worker`, `trainer` or `monitor`; it is ready when its log says so."""
-    command = [sys.executable, "-c", PROGRAM, name, *_flags(settings, endpoints)]
+def start_service(
+    name: str, settings: Settings, endpoints: Endpoints, *, log: Path, program: str = PROGRAM
+) -> Started:
+    """Start `worker`, `trainer` or `monitor`; it is ready when its log says so.
+
+    `program` runs the console script's `main`, whatever it does before.
+    """
+    command = [sys.executable, "-c", program, name, *_flags(settings, endpoints)]
     return start(command, folder=log.parent, log=log, attached=True)
 
 
