@@ -158,10 +158,10 @@ MUTATIONS = (
         "test_the_store_and_not_the_group_says_where_reading_begins",
     ),
     Mutation(
-        "records before the position",
+        "records from the position on",
         LANE,
         "if item.offset >= (self.part.position or 0)",
-        "if item",
+        "if item.offset > (self.part.position or 0)",
         "tests/test_lane.py::test_records_before_the_position_are_not_worked_on_again",
     ),
     Mutation(

@@ -23,7 +23,7 @@ from pipeline.topics import FEEDBACK, TRANSACTIONS
 WORKERS = 3
 # The logs of a case that failed are kept there.
 LOGS = Path("var/chaos")
-DISK_MEGABYTES = {"kafka": 256, "redis": 64}
+DISK_MEGABYTES = {"kafka": 512, "redis": 512}
 # What each kind of recovery may take, in seconds; `worker` is of the 95th percentile.
 WORKER_LIMIT_SECONDS = SESSION_SECONDS + 5.0
 LIMIT_SECONDS = {
