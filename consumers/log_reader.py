@@ -77,7 +77,10 @@ class LogReader:
                 end = ends[place.partition]
                 if records[-1].offset < end:
                     yield records
-                elif records[0].offset < end:
+                    continue
+                # What has come meanwhile is for the next time.
+                self._consumer.seek(place, max(end, records[0].offset))
+                if records[0].offset < end:
                     yield [record for record in records if record.offset < end]
 
     def close(self) -> None:
