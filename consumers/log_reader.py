@@ -75,7 +75,10 @@ class LogReader:
                 end = ends[place.partition]
                 if records[-1].offset < end:
                     yield records
-                elif records[0].offset < end:
+                    continue
+                # What came meanwhile is for whoever reads on from here.
+                self._consumer.seek(place, end)
+                if records[0].offset < end:
                     yield [record for record in records if record.offset < end]
 
     def close(self) -> None:
