@@ -14,6 +14,7 @@ from redis import Redis
 from rich.console import Console
 from rich.table import Table
 
+from consumers.endpoint import metrics_endpoint
 from consumers.monitor import run_monitor
 from consumers.review_queue import ReviewQueue, send_label
 from consumers.trainer import Trainer
@@ -21,7 +22,7 @@ from consumers.watchdog import end_soon
 from consumers.worker import Worker
 from pipeline.health import Health
 from pipeline.keys import init_keys
-from pipeline.metrics import metrics_endpoint, trainer_registry, worker_registry
+from pipeline.metrics import trainer_registry, worker_registry
 from pipeline.records import DecisionRecord
 from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings

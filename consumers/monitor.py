@@ -15,10 +15,11 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from consumers.dead_letters import HEADER
+from consumers.endpoint import metrics_endpoint
 from pipeline.feature_drift import FeaturePsi
 from pipeline.features import FeatureKernel
 from pipeline.metric_samples import Sample
-from pipeline.metrics import metrics_endpoint, registry_of
+from pipeline.metrics import registry_of
 from pipeline.monitor_samples import monitor_samples
 from pipeline.monitoring import READ_TOPICS, DeadLetter, Monitor, MonitorView
 from pipeline.records import decode_decisions, decode_examples

@@ -12,9 +12,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from http import HTTPStatus
 
 import msgspec
+
+OK, UNAVAILABLE = 200, 503
 
 Problems = Callable[[], list[str]]
 
@@ -36,5 +37,4 @@ class Health:
         if ask is None:
             return None
         problems = ask()
-        status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
-        return status.value, msgspec.json.encode({"problems": problems})
+        return UNAVAILABLE if problems else OK, msgspec.json.encode({"problems": problems})

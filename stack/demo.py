@@ -16,11 +16,11 @@ from pathlib import Path
 import click
 from redis import Redis
 
+from consumers.endpoint import TARGETS_FOLDER
 from consumers.monitor import MonitorProcess, build_monitor
 from consumers.review_queue import ReviewQueue
 from pipeline.durations import parse_duration
 from pipeline.errors import StackError
-from pipeline.metrics import TARGETS_FOLDER
 from pipeline.schema import load_schema
 from pipeline.settings import Settings
 from pipeline.signing import LabelSigner

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -10,7 +11,7 @@ import click
 import pytest
 
 from benchmarks.chaos.__main__ import chosen
-from benchmarks.chaos.bad_snapshots import BAD_SNAPSHOTS, BadSnapshot
+from benchmarks.chaos.bad_snapshots import BAD_SNAPSHOTS, BadSnapshot, Signers
 from benchmarks.chaos.cases import CASES, Case, round_of_kills
 from benchmarks.chaos.document import tables, write_document
 from benchmarks.chaos.faults import Faults
@@ -18,8 +19,12 @@ from benchmarks.chaos.launcher import EXIT_CODE, Control, Orders, give_orders
 from benchmarks.chaos.results import CaseResult, Recovery, append, load, new_run, totals
 from benchmarks.chaos.traffic import EVENTS_BEFORE_DUPLICATE_MAX, Stream, TrafficOptions
 from models import make_model
-from models.snapshot import decode, encode
+from models.snapshot import encode
 from pipeline.errors import SnapshotError
+from pipeline.keys import init_keys
+from pipeline.sealing import read_sealed, seal
+from pipeline.settings import Settings
+from pipeline.signing import ModelSigner, ModelVerifier
 from pipeline.topics import FEEDBACK, OUTCOMES
 from producers.feed import Block
 from tests.strategies import CARD
@@ -133,15 +138,20 @@ def test_a_stream_speaks_of_all_inputs() -> None:
 
 
 @pytest.mark.parametrize("bad", BAD_SNAPSHOTS, ids=lambda bad: bad.name)
-def test_a_bad_snapshot_is_bad_and_is_made_of_a_good_one(bad: BadSnapshot) -> None:
+def test_a_bad_snapshot_is_bad_and_is_made_of_a_good_one(bad: BadSnapshot, tmp_path: Path) -> None:
     names = ("amount", "hour")
     good = encode(
         make_model("additive", names), version="additive@1", training_offset=1, schema_hash="s1"
     )
+    ours = replace(Settings(), keys_dir=str(tmp_path / "ours"))
+    forger = replace(Settings(), keys_dir=str(tmp_path / "forger"))
+    for settings in (ours, forger):
+        init_keys(settings.keys_path)
+    signers, verifier = Signers(ModelSigner(ours), ModelSigner(forger)), ModelVerifier(ours)
 
-    assert decode(good).version == "additive@1"
+    assert read_sealed(seal(good, signers.ours), verifier).version == "additive@1"
     with pytest.raises(SnapshotError):
-        decode(bad.made_of(good))
+        read_sealed(bad.made_of(good, signers), verifier)
 
 
 def test_totals_say_what_failed_what_was_late_and_what_was_not_made() -> None:

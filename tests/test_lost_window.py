@@ -2,7 +2,7 @@
 
 import pytest
 
-from consumers.labeller import LabelStep
+from consumers.label_step import LabelStep
 from consumers.lost_window import LearnedBefore, Numbered
 from pipeline.durations import DAY_MS
 from pipeline.events import Label

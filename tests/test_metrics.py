@@ -14,17 +14,15 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import DuplicateTimeseries
 
+from consumers.endpoint import metrics_endpoint, serve, write_target
 from pipeline.counts import Buckets, TrainerCounts, WorkerCounts
 from pipeline.metric_samples import Sample
 from pipeline.metric_table import METRICS, MetricRow
 from pipeline.metrics import (
     PlainCollector,
-    metrics_endpoint,
     registry_of,
-    serve,
     trainer_registry,
     worker_registry,
-    write_target,
 )
 from pipeline.monitor_samples import monitor_samples
 from pipeline.monitoring import Monitor

@@ -167,7 +167,8 @@ class Books:
         partition = records[0].partition
         batch, rows, rejected = self._decoder.decode([record.value for record in records])
         appended = [record.timestamp for record in records]
-        batch, rows, refused = self._admissions[partition].admit(batch, rows, appended)
+        keys = [record.key for record in records]
+        batch, rows, refused = self._admissions[partition].admit(batch, rows, appended, keys)
         for item in (*rejected, *refused):
             self.refused.add((TRANSACTIONS, partition, records[item.row].offset))
         if not len(batch):
