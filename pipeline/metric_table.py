@@ -82,7 +82,7 @@ _TRAINER = _rows(
         ("fault",),
     ),
     ("fraud_label_profile_rows_total", "counter", "Label-derived profile rows written", ()),
-    ("fraud_trainer_at_work", "gauge", "1 while learning, 0 while standing by", ()),
+    ("fraud_trainer_at_work", "gauge", "Whether it learns, or stands by (0)", ()),
     ("fraud_trainer_commits_refused_total", "counter", "Commits refused to this trainer", ()),
     ("fraud_standby_versions_total", "counter", "Versions compared standing by", ("result",)),
     ("fraud_learning_batch_seconds", "gauge", "Duration of the last batch learned", ()),

@@ -129,6 +129,7 @@ class World:
         self.engine = Engine(CARD, Settings(), self.profiles, MemoryWaiting(1))
         self.names = self.engine.kernel.names
         self.engine.adopt(Version(make_model("additive", self.names), 0))
+        self.conflicts: list[int] = []
 
     def decided(self, batch: Transactions, size: int) -> list[tuple[int, bytes]]:
         """Give the rows that are decided and their features, in batches of a size."""
@@ -136,6 +137,7 @@ class World:
         for start in range(0, len(batch), size):
             decisions = self.engine.decide(batch.slice(start, start + size))
             rows = (decisions.rows + start).tolist()
+            self.conflicts += (decisions.conflicts + start).tolist()
             found += zip(rows, [row.tobytes() for row in decisions.features], strict=True)
         return found
 
@@ -147,10 +149,12 @@ class World:
 @pytest.mark.parametrize("size", [1, 7, 500])
 @pytest.mark.parametrize("case", DUPLICATES, ids=named)
 def test_an_event_that_comes_again_is_decided_once(case: Again, size: int) -> None:
-    ids, cards = zip(*case.events, strict=True)
-    batch = visits([MONDAY_MS + row for row in range(len(ids))], ids=ids, cards=cards)
+    ids, cards, times = zip(*case.events, strict=True)
+    batch = visits([MONDAY_MS + time for time in times], ids=ids, cards=cards)
+    world = World()
 
-    assert [row for row, _ in World().decided(batch, size)] == list(case.decided)
+    assert [row for row, _ in world.decided(batch, size)] == list(case.decided)
+    assert world.conflicts == list(case.conflicts)
 
 
 @pytest.mark.parametrize("case", ORDERINGS, ids=named)
