@@ -69,13 +69,18 @@ class LogReader:
     def chunks(self, ends: Mapping[int, int] | None = None) -> Iterator[list[Any]]:
         """Read on to these ends, or to the end of now; a chunk is some records of one partition."""
         ends = self.ends if ends is None else ends
+        self._consumer.resume(*self._places)
         while any(self._consumer.position(place) < ends[place.partition] for place in self._places):
             polled = self._consumer.poll(timeout_ms=POLL_MS, max_records=CHUNK_RECORDS_MAX)
             for place, records in polled.items():
                 end = ends[place.partition]
                 if records[-1].offset < end:
                     yield records
-                elif records[0].offset < end:
+                    continue
+                # What came after the end is for the next time, and must not be lost until then.
+                self._consumer.pause(place)
+                self._consumer.seek(place, end)
+                if records[0].offset < end:
                     yield [record for record in records if record.offset < end]
 
     def close(self) -> None:
