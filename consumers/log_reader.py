@@ -71,6 +71,7 @@ class LogReader:
     def chunks(self, ends: Mapping[int, int] | None = None) -> Iterator[list[Any]]:
         """Read on to these ends, or to the end of now; a chunk is some records of one partition."""
         ends = self.ends if ends is None else ends
+        self._consumer.resume(*self._places)
         while any(self._consumer.position(place) < ends[place.partition] for place in self._places):
             polled = self._consumer.poll(timeout_ms=POLL_MS, max_records=CHUNK_RECORDS_MAX)
             for place, records in polled.items():
