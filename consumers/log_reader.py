@@ -80,6 +80,7 @@ class LogReader:
                     yield records
                     continue
                 # What has come meanwhile is for the next time.
+                self._consumer.pause(place)
                 self._consumer.seek(place, max(end, records[0].offset))
                 if records[0].offset < end:
                     yield [record for record in records if record.offset < end]
