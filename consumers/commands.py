@@ -11,6 +11,8 @@ import click
 import msgspec
 from prometheus_client import CollectorRegistry
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from rich.console import Console
 from rich.table import Table
 
@@ -20,6 +22,7 @@ from consumers.review_queue import ReviewQueue, send_label
 from consumers.trainer import Trainer
 from consumers.watchdog import end_soon
 from consumers.worker import Worker
+from pipeline.errors import CommitError
 from pipeline.health import Health
 from pipeline.keys import init_keys
 from pipeline.metrics import trainer_registry, worker_registry
@@ -94,7 +97,10 @@ async def _until_stopped(process: Trainer, on_ready: Callable[[], None]) -> None
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, end)
-    await process.run(stop, on_ready)
+    try:
+        await process.run(stop, on_ready)
+    except (RedisConnectionError, RedisTimeoutError) as error:
+        raise CommitError(f"Redis does not answer: {error}") from error
 
 
 @click.command()

@@ -22,6 +22,7 @@ from typing import Any, cast
 import faust
 from aiokafka.errors import KafkaError
 from faust.types import TP
+from redis.exceptions import RedisError
 
 from consumers.chunks import ChunkConsumer
 from consumers.labeller import Labeller
@@ -218,7 +219,8 @@ class Worker:
 
     def end_process(self, error: BaseException) -> None:
         """End at once: what was not committed is read again, by whoever is next."""
-        expected = isinstance(error, FraudstreamError)
+        # What the servers do wrong is no fault of ours: a trace would tell nobody anything.
+        expected = isinstance(error, FraudstreamError | RedisError | KafkaError)
         logger.error("worker ends: %s", error, exc_info=None if expected else error)
         logging.shutdown()
         os._exit(1)

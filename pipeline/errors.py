@@ -119,6 +119,11 @@ REASON_HELP: dict[Reason, ReasonHelp] = {
         "send it again if its key is the event's own: it goes to the key's partition",
         is_mended_by_sending=True,
     ),
+    "wrong_key": ReasonHelp(
+        "the key of the record is not the event's own partition key",
+        "let the producer key its records by the event's field, and publish the event anew",
+        is_mended_by_sending=False,
+    ),
     "out_of_time": ReasonHelp(
         "the event's time is too far from its arrival in Kafka",
         "set event_ahead_seconds_max or event_age_days_max, then send it again",
@@ -127,6 +132,11 @@ REASON_HELP: dict[Reason, ReasonHelp] = {
     "unknown_transaction": ReasonHelp(
         "a label whose transaction had no decision for as long as a label waits",
         "send it again once the transaction is decided",
+        is_mended_by_sending=True,
+    ),
+    "bad_signature": ReasonHelp(
+        "a label is not signed by a known key of its source: forged, damaged, or a key is missing",
+        "find out who sent it; if the key was missing here, add it, then send it again",
         is_mended_by_sending=True,
     ),
     "duplicate_conflict": ReasonHelp(

@@ -167,6 +167,15 @@ def drop(topic: str, place: int = 100) -> Callable[[Evidence], None]:
     return spoil
 
 
+def drop_letter(evidence: Evidence) -> None:
+    """Take the first dead letter of a transaction out of its log, with what came again of it."""
+    log = evidence.logs[DEAD_LETTERS]
+    gone = next(item for item in log if dict(item.headers)["fraud.errors.topic"] == b"transactions")
+    evidence.logs[DEAD_LETTERS] = [
+        item for item in log if (item.key, item.value) != (gone.key, gone.value)
+    ]
+
+
 def repeat(**changes: Any) -> Callable[[Evidence], None]:
     """Publish a decision again, in this form."""
 
@@ -240,7 +249,7 @@ def miscount(evidence: Evidence) -> None:
 
 SPOILED: dict[str, tuple[Callable[[Evidence], None], str, Harm]] = {
     "a decision is missing": (drop(DECISIONS), "a", "lost"),
-    "a dead letter is missing": (drop(DEAD_LETTERS, 0), "a", "lost"),
+    "a dead letter is missing": (drop_letter, "a", "lost"),
     "an input was never sent": (drop(TRANSACTIONS), "a", "double"),
     "a decision of nothing": (repeat(key=b"t-nothing"), "a", "double"),
     "two decisions change places": (swap, "a", "state"),
