@@ -26,6 +26,7 @@ from typing import Any
 
 import msgspec
 from kafka import KafkaConsumer, TopicPartition
+from redis.exceptions import RedisError
 
 from consumers.lease import Lease
 from consumers.model_feed import CHAMPION_KEY, Champion, WindowPlace
@@ -116,7 +117,8 @@ class Trainer:
                     await self._build(consumer)
         finally:
             watching.cancel()
-            await self._lease.release()
+            with contextlib.suppress(RedisError):
+                await self._lease.release()
             consumer.close()
             await self._publisher.stop()
             await self._store.close()
