@@ -3,8 +3,8 @@
 What is not known yet gives no sample, so that a wall never shows a zero that nobody measured.
 
 >>> from pipeline.counts import TrainerCounts
->>> trainer_samples(TrainerCounts(training_offset=7))[-4:-1]
-[('fraud_snapshots_total', (), 0), ('fraud_training_offset', (), 7), ('fraud_label_profile...
+>>> [sample for sample in trainer_samples(TrainerCounts(training_offset=7)) if not sample[1]][:3]
+[('fraud_examples_repeated_total', (), 0), ('fraud_snapshots_total', (), 0), ('fraud_training...
 """
 
 from collections.abc import Iterable, Iterator

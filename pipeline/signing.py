@@ -6,7 +6,7 @@ things that differ are ever signed as the same bytes. Topic and partition are no
 a record's partition follows from its key.
 
 >>> framed(b"label", b"analyst-1-9f3c", b"c1", None).hex(" ", -4)
-'6c616265 6c000000 000e616e 616c7973 742d312d 39663363 00000002 6331ffff ffff'
+'6c616265 6c000000 0e616e61 6c797374 2d312d39 66336300 00000263 31ffffff ff'
 """
 
 import hmac

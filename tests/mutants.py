@@ -81,7 +81,7 @@ MUTATIONS = (
     Mutation(
         "rule R after an assignment",
         COMMIT,
-        "        await self._send(self._decoded(stored.outbox))\n        await self.published()\n",
+        "        await self._send(records)\n        await self.published()\n",
         "        self._state = State.SETTLED\n",
         ON_COMMIT + "test_a_new_owner_publishes_what_the_last_one_committed",
         is_seen_in_simulation=True,
