@@ -21,9 +21,12 @@ from benchmarks.chaos.session import Session, chaos_settings
 from benchmarks.chaos.traffic import TrafficOptions
 from consumers.log_reader import LogReader
 from models import make_model
-from models.snapshot import decode, encode
+from models.snapshot import encode
 from pipeline.commit import Outbox, OutboxRecord
+from pipeline.sealing import read_sealed, seal
 from pipeline.settings import Settings
+from pipeline.signing import ModelSigner, ModelVerifier
+from pipeline.stored_rows import sealed
 from pipeline.topics import DEAD_LETTERS, DECISIONS, FEEDBACK, MODELS, TRAINING, TRANSACTIONS
 from stack.servers import Endpoints
 from tests.resetting import reset
@@ -221,14 +224,14 @@ def other_model(evidence: Evidence) -> None:
     place = [n for n, item in enumerate(log) if item.value and b"additive@" in (item.key or b"")][
         -1
     ]
-    found = decode(log[place].value or b"")
+    found = read_sealed(log[place].value or b"", ModelVerifier(evidence.settings))
     untaught = encode(
         make_model("additive", found.model.feature_names),
         version=found.version,
         training_offset=found.training_offset,
         schema_hash=found.schema_hash,
     )
-    log[place] = log[place]._replace(value=untaught)
+    log[place] = log[place]._replace(value=seal(untaught, ModelSigner(evidence.settings)))
 
 
 def step_back(evidence: Evidence) -> None:
@@ -239,7 +242,8 @@ def step_back(evidence: Evidence) -> None:
 
 def keep_unpublished(evidence: Evidence) -> None:
     outbox = Outbox("somebody:0", [OutboxRecord(DECISIONS, 2, b"t-unpublished", b"{}")])
-    evidence.store.values[f"out:{TRANSACTIONS}:2"] = msgspec.msgpack.encode(outbox)
+    key = f"out:{TRANSACTIONS}:2"
+    evidence.store.values[key] = sealed(key, msgspec.msgpack.encode(outbox))
 
 
 def miscount(evidence: Evidence) -> None:

@@ -24,7 +24,9 @@ from pipeline.events import TransactionDecoder
 from pipeline.features import FeatureKernel
 from pipeline.profiles import LearnedProfiles, MemoryProfiles
 from pipeline.records import decode_decisions
+from pipeline.rules import load_rules
 from pipeline.settings import Settings
+from pipeline.signing import LabelVerifier
 from pipeline.topics import DEAD_LETTERS, DECISIONS, TRANSACTIONS
 from tests.integration.processes import key_of, read
 from tests.strategies import CARD, MONDAY_MS, event_bytes
@@ -102,6 +104,8 @@ async def work(settings: Settings, records: list[Fetched], counts: WorkerCounts)
         publish=publisher.publish,
         kafka_servers=settings.kafka_servers,
         feed=Feed((Version(model, 0), ())),  # type: ignore[arg-type]
+        label_verifier=LabelVerifier.of(settings),
+        rules=load_rules(settings, CARD),
         counts=counts,
         owner="test",
     )

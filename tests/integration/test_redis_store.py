@@ -9,6 +9,7 @@ import pytest
 
 from consumers.redis_store import RedisStore
 from pipeline.commit import Input, OutboxRecord, Stored
+from pipeline.errors import CommitError
 from stack.processes import identify, start, stop
 from stack.store_server import prepare_store
 from tests.waiting import wait_until
@@ -113,7 +114,9 @@ def test_only_the_very_position_is_stepped_on_from(
 def test_a_change_that_fails_moves_no_position(store: RedisStore, run: Run) -> None:
     taken = owned(store, Published(), run, "owner")
 
-    with pytest.raises(Exception, match="WRONGTYPE|wrong kind"):
+    with pytest.raises(CommitError, match="broke off halfway"):
         run(taken.commit("5:0", [], [("SET", "x", "1"), ("HSET", "x", "f", "1")]))
 
-    assert run(store.load("transactions:3")) == Stored(None, b"")
+    assert run(store.position("transactions:3")) is None
+    with pytest.raises(CommitError, match="torn:transactions:3"):
+        run(store.load("transactions:3"))

@@ -61,7 +61,9 @@ def test_the_store_and_not_the_group_says_where_reading_begins(settings: Setting
         place = TopicPartition(TRANSACTIONS, 2)
         admin.alter_group_offsets(GROUP, {place: OffsetAndMetadata(len(names), "", None)})
     with redis.from_url(settings.redis_url) as client, Processes(settings) as processes:
-        client.set(f"pos:{TRANSACTIONS}:2", "3:0")
+        name = f"{TRANSACTIONS}:2"
+        outbox = sealed(f"out:{name} of 3:0", OUTBOX)
+        client.mset({f"pos:{name}": "3:0", f"out:{name}": outbox})
         processes.ready("worker")
         with closing(Log(settings, DECISIONS)) as log:
             wait_until(lambda: len(log.read()) >= len(names) - 3, "what is left is decided")

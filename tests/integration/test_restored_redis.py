@@ -31,6 +31,7 @@ from pipeline.learner import Learner
 from pipeline.profiles import MemoryProfiles, bucket_table
 from pipeline.records import TrainingExample, decode_examples
 from pipeline.settings import Settings
+from pipeline.signing import LabelSigner
 from pipeline.topics import DECISIONS, FEEDBACK, MODELS, TRAINING, TRANSACTIONS
 from producers.batch import joined
 from producers.feed import LabelOptions, limited
@@ -74,6 +75,7 @@ class Restored:
             self.settings.kafka_servers,
             pace=Pace(rate=RATE),
             labels=LabelOptions(delay_ms=DAY_MS, genuine_share=0.5, to_end=True),
+            signer=LabelSigner.of(self.settings),
         )
         self.sent.append((done.transactions, done.labels))
 

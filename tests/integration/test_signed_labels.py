@@ -56,7 +56,9 @@ class Story:
         self.letters_before += len(self.dead())
 
     def dead(self) -> list[ConsumerRecord]:
-        return read(self.settings, DEAD_LETTERS)[self.letters_before :]
+        found = read(self.settings, DEAD_LETTERS)
+        found.sort(key=lambda record: (record.timestamp, record.partition, record.offset))
+        return found[self.letters_before :]
 
     @property
     def signer(self) -> LabelSigner:

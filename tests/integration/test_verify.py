@@ -293,7 +293,7 @@ def test_with_one_partition_the_features_are_made_again_too(one: Life) -> None:
 
 def test_a_feature_that_was_changed_is_named(one: Life) -> None:
     """The last of these tests: a decision more stays in the log, of an event more."""
-    place = send(one.settings, TRANSACTIONS, [(0, b"c", event_bytes(transaction_id="more"))])[0]
+    place = send(one.settings, TRANSACTIONS, [(0, b"c1", event_bytes(transaction_id="more"))])[0]
     last = one.decisions()[-1]
     forged = msgspec.structs.replace(last, transaction_id="more", source=(TRANSACTIONS, *place))
     send(one.settings, DECISIONS, [(0, b"more", encode_record(forged))])

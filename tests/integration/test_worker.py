@@ -20,6 +20,7 @@ import redis
 from kafka.consumer.fetcher import ConsumerRecord
 from numpy.typing import NDArray
 
+from consumers.dead_letters import app_version
 from models import make_model
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.engine import Engine, Version
@@ -426,6 +427,11 @@ def test_every_bad_transaction_is_a_dead_letter_with_reason_and_place(story: Sto
         expected = BAD.get(kind, (None, "wrong_partition", "$.card_id"))
         headers = said(story.letters[place])
         message = headers.pop("message")
+        assert (headers.pop("schema_version"), headers.pop("app_version")) == (
+            "card:1",
+            app_version(),
+        )
+        assert int(headers.pop("ts")) > 0
 
         assert headers.pop("masked", "") == ("card numbers" if kind == "card number" else ""), kind
         assert headers == {
