@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from aiokafka.structs import OffsetAndMetadata
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -192,7 +192,7 @@ class ChunkConsumer(driver.Consumer):
         """Tell the group where the store stands; that it fails matters to nobody but displays."""
         assigned = self.assignment()
         offsets = {
-            tp: OffsetAndMetadata(offset, "")
+            TopicPartition(*tp): OffsetAndMetadata(offset, "")
             for tp, offset in self.owner.positions().items()
             if tp in assigned
         }

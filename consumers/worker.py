@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -228,10 +228,7 @@ class Worker:
     async def take_over(self, partitions: Iterable[TP]) -> Mapping[TP, int | None]:
         """Recover assigned partitions; give the offset to read each from."""
         assigned = sorted(TP(*tp) for tp in partitions if tp.topic in INPUTS)
-        for tp in [tp for tp in self._lanes if tp not in assigned]:
-            await self._lanes.pop(tp).end()
-            if tp.topic == TRANSACTIONS:
-                self.counts.watermark_ms.pop(tp.partition, None)
+        await self._let_go_of_all_but(assigned)
         for tp in assigned:
             if tp not in self._lanes:
                 self._lanes[tp] = self._lane(tp)
@@ -239,6 +236,12 @@ class Worker:
         self._has_begun = True
         logger.info("assigned: partitions=%s", self.partitions)
         return offsets
+
+    async def _let_go_of_all_but(self, owned: Collection[TP]) -> None:
+        for tp in [tp for tp in self._lanes if tp not in owned]:
+            await self._lanes.pop(tp).end()
+            if tp.topic == TRANSACTIONS:
+                self.counts.watermark_ms.pop(tp.partition, None)
 
     def begin(self, offsets: Mapping[TP, int]) -> None:
         """Take note of where reading begins: a labeller may commit before its first label."""
@@ -305,6 +308,8 @@ class Worker:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
+            # Whoever is left with no partition is not told so by Faust.
+            await self._let_go_of_all_but({TP(*tp) for tp in self._consumer.assignment()})
             for lane in list(self._lanes.values()):
                 await lane.tick()
             await self._watch()

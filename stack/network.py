@@ -2,6 +2,7 @@
 
 import random
 import socket
+import time
 from collections.abc import Iterator
 
 from pipeline.errors import StackError
@@ -12,10 +13,19 @@ CONNECT_SECONDS_MAX = 1.0
 # in the seconds between choosing it here and the server's binding it.
 PORTS = range(20_000, 32_000)
 PORT_ATTEMPTS = 200
+PREFERRED_SECONDS_MAX = 5.0
+POLL_SECONDS = 0.05
 
 
 def free_port(preferred: int | None = None) -> int:
-    """Give a port of the loopback address that nobody uses: the preferred one if possible."""
+    """Give a port of the loopback address that nobody uses: the preferred one if possible.
+
+    That one is waited for: a server that was killed may still be letting go of it, and its clients
+    would look for the next one in vain on another port.
+    """
+    deadline = time.monotonic() + PREFERRED_SECONDS_MAX
+    while preferred is not None and not _is_free(preferred) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
     found = next((port for port in _candidates(preferred) if _is_free(port)), None)
     if found is None:
         raise StackError(f"no free port: {PORT_ATTEMPTS} tried from {PORTS.start} to {PORTS.stop}")
