@@ -27,6 +27,7 @@ from pipeline.records import decode_decisions
 from pipeline.rules import load_rules
 from pipeline.settings import Settings
 from pipeline.signing import LabelVerifier
+from pipeline.stored_rows import unsealed
 from pipeline.topics import DEAD_LETTERS, DECISIONS, TRANSACTIONS
 from tests.integration.processes import key_of, read
 from tests.strategies import CARD, MONDAY_MS, event_bytes
@@ -66,7 +67,7 @@ class Fetched:
     """A record as the client gives it."""
 
     offset: int
-    key: bytes
+    key: bytes | None
     value: bytes
     timestamp: int = MONDAY_MS
     headers: Sequence[tuple[str, bytes]] = (("trace", b"1"),)
@@ -136,7 +137,7 @@ def test_only_the_events_that_meet_the_defect_become_dead_letters(
 ) -> None:
     counts = WorkerCounts(schema="card")
     given = values(settings)
-    asyncio.run(work(settings, [Fetched(n, b"c", value) for n, value in enumerate(given)], counts))
+    asyncio.run(work(settings, [Fetched(n, None, value) for n, value in enumerate(given)], counts))
 
     letters = read(settings, DEAD_LETTERS)
     assert [letter.value for letter in letters] == [given[number] for number in FAILING]
@@ -158,7 +159,7 @@ def test_profiles_hold_nothing_of_an_event_that_failed(
     settings: Settings, client: redis.Redis
 ) -> None:
     given = values(settings)
-    records = [Fetched(number, b"c", value) for number, value in enumerate(given)]
+    records = [Fetched(number, None, value) for number, value in enumerate(given)]
     asyncio.run(work(settings, records, WorkerCounts(schema="card")))
 
     profiles = MemoryProfiles(CARD, LearnedProfiles(CARD))
@@ -168,4 +169,5 @@ def test_profiles_hold_nothing_of_an_event_that_failed(
     view = profiles.open(batch)
     kernel.read_and_record(batch, view)
     for card, slot in zip(batch.keys[0], view.traffic.slots, strict=True):
-        assert client.get(f"c:{PARTITION}:{card}") == view.traffic.values[slot].tobytes()
+        name = f"c:{PARTITION}:{card}"
+        assert unsealed(name, client.get(name) or b"") == view.traffic.values[slot].tobytes()
