@@ -30,8 +30,10 @@ from pipeline.feedback import MemoryWaiting
 from pipeline.learner import Learner
 from pipeline.profiles import MemoryProfiles, bucket_table
 from pipeline.records import TrainingExample, decode_examples
+from pipeline.sealing import opened
 from pipeline.settings import Settings
-from pipeline.signing import LabelSigner
+from pipeline.signing import LabelSigner, ModelVerifier
+from pipeline.stored_rows import unsealed
 from pipeline.topics import DECISIONS, FEEDBACK, MODELS, TRAINING, TRANSACTIONS
 from producers.batch import joined
 from producers.feed import LabelOptions, limited
@@ -254,7 +256,9 @@ def test_rows_of_cards_and_terminals_are_those_of_an_undisturbed_run(restored: R
 
         assert (len(decisions), rejected) == (len(values), [])
         assert len(cards) > 10
-        assert stored == [view.values[slots[card]].tobytes() for card in cards]
+        for card, blob in zip(cards, stored, strict=True):
+            row = view.values[slots[card]].tobytes()
+            assert unsealed(f"c:{p}:{card}", blob or b"") == row
         add_to_rings(rings, batch, unusual_amounts(decisions.features, CARD))
     assert_rings_are(rings, restored.redis)
 
@@ -301,11 +305,12 @@ def test_the_last_version_is_the_fold_of_the_whole_log_bit_for_bit(restored: Res
     names = [pointer.version, *pointer.challengers]
 
     assert pointer.training_offset == len(restored.log)
+    verifier = ModelVerifier(restored.settings)
     for name, model in zip(names, restored.folded.models, strict=True):
         folded = encode(
             model, version=name, training_offset=len(restored.log), schema_hash=KERNEL.schema_hash
         )
-        assert values[name] == folded
+        assert opened(values[name] or b"", verifier) == folded
 
 
 def test_a_version_is_the_same_whenever_it_was_published(restored: Restored) -> None:
@@ -317,7 +322,10 @@ def test_a_version_is_the_same_whenever_it_was_published(restored: Restored) -> 
 
 def test_learned_rows_are_those_of_the_fold_byte_for_byte(restored: Restored) -> None:
     for table, entity in zip(restored.folded.profiles.tables, ("card", "terminal"), strict=True):
-        stored = restored.redis.mget([f"l:{entity}:{key}" for key in table.ids])
+        names = [f"l:{entity}:{key}" for key in table.ids]
+        stored = zip(names, restored.redis.mget(names), strict=True)
 
         assert len(table) > 10
-        assert stored == [table.blob(key) for key in table.ids]
+        assert [unsealed(name, blob or b"") for name, blob in stored] == [
+            table.blob(key) for key in table.ids
+        ]

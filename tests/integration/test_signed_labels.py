@@ -56,9 +56,13 @@ class Story:
         self.letters_before += len(self.dead())
 
     def dead(self) -> list[ConsumerRecord]:
-        found = read(self.settings, DEAD_LETTERS)
-        found.sort(key=lambda record: (record.timestamp, record.partition, record.offset))
-        return found[self.letters_before :]
+        found = sorted(
+            read(self.settings, DEAD_LETTERS),
+            key=lambda record: (record.timestamp, record.partition, record.offset),
+        )
+        # An owner that takes over publishes the last one again.
+        once = {(record.key, record.value, *record.headers): record for record in reversed(found)}
+        return list(reversed(once.values()))[self.letters_before :]
 
     @property
     def signer(self) -> LabelSigner:

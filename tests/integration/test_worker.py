@@ -248,9 +248,8 @@ def tell_of_transactions(story: Story) -> None:
             [place] = send(story.settings, TRANSACTIONS, [record])
             story.bad[place] = kind, record
     misplace(story)
-    # A duplicate is one within the last events of its card: the newest of each card are sent again.
-    newest = {card: row for row, card in enumerate(whole.keys[0])}
-    again = [good[row] for row in list(newest.values())[:100]]
+    # A duplicate is one of the last seven days.
+    again = good[-100:]
     story.publish(again)
     story.duplicates = len(again)
 
