@@ -285,9 +285,11 @@ def test_every_label_is_learned_and_the_ledger_says_so(restored: Restored) -> No
     assert spoken == expected
     assert len(spoken) == sent
     assert ledger["learned"] + ledger["corrected"] - ledger["matured"] == sent
-    assert ledger["matured"] == sum(item.source == "matured" for item in restored.log)
+    # An owner that takes over publishes the last ones again.
+    once = {(item.partition, item.training_seq): item for item in restored.log}.values()
+    assert ledger["matured"] == sum(item.source == "matured" for item in once)
     fold = Counter[str]()
-    for item in {(i.partition, i.training_seq): i for i in restored.log}.values():
+    for item in once:
         fold[f"verdict_{item.verdict}"] += 1
         if item.supersedes is not None:
             fold["verdict_genuine" if item.verdict == "fraud" else "verdict_fraud"] -= 1
