@@ -33,6 +33,14 @@ CONSTANT = {
     "sum(fraud_features_ignored_total)": "all decisions are of one schema",
     "sum(fraud_model_scores_ignored_total)": "there are two models",
     "sum(fraud_examples_repeated_total)": "nothing is published twice without a crash",
+    "sum by (topic) (fraud_redriven_records_total)": "no dead letter is sent again in this run",
+    "sum by (topic) (fraud_unread_records)": "it is asked when all has been read",
+    "sum(fraud_trainer_at_work)": "one trainer is at work all the time",
+    "sum by (result) (fraud_standby_versions_total)": "no second trainer stands by",
+    "sum(fraud_trainer_commits_refused_total)": "no second trainer stands by",
+    "max(fraud_ids_dropped_total)": "no limit is reached in this run",
+    "sum(increase(fraud_degraded_decisions_total[15m])) "
+    "/ sum(increase(fraud_decisions_total[15m]))": "a model decides all the time",
 }
 
 
