@@ -38,10 +38,14 @@ CUT_BYTES = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """Something that was broken at a moment, and the partitions that stood still for it."""
+    """Something that was broken at a moment, and the partitions that stood still for it.
+
+    `settled` is when it was gone for certain: until then they may have moved for the last time.
+    """
 
     what: str
     when: float
+    settled: float
     partitions: frozenset[int]
 
 
@@ -85,9 +89,11 @@ class Faults:
     def _all(self) -> frozenset[int]:
         return frozenset(range(self._session.settings.partitions))
 
-    def _note(self, what: str, partitions: set[int] | frozenset[int] | None = None) -> None:
+    def _note(
+        self, what: str, when: float, partitions: set[int] | frozenset[int] | None = None
+    ) -> None:
         given = self._all if partitions is None else frozenset(partitions)
-        self.noted.broken.append(Broken(what, time.monotonic(), given))
+        self.noted.broken.append(Broken(what, when, time.monotonic(), given))
 
     # Workers and trainers.
 
@@ -96,9 +102,10 @@ class Faults:
         life = self._any(name) if place is None else self._fleet.life(name, place)
         if not life.is_alive:
             return
-        if name == WORKER and measured and life.partitions:
-            self._note(WORKER, life.partitions)
+        when, held = time.monotonic(), life.partitions
         self._fleet.kill(life)
+        if name == WORKER and measured and held:
+            self._note(WORKER, when, held)
 
     def _any(self, name: str) -> Life:
         """Give a ready one, one that works on something before one that does not."""
@@ -130,7 +137,7 @@ class Faults:
         """Halt one as SIGSTOP does: it does not know that time passes."""
         life = self._fleet.life(name, place)
         if name == WORKER and life.partitions:
-            self._note("halted worker", life.partitions)
+            self._note("halted worker", time.monotonic(), life.partitions)
         self._fleet.send(life, signal.SIGSTOP)
 
     def resume(self, place: int = 0, name: str = WORKER) -> None:
@@ -142,7 +149,7 @@ class Faults:
         self._fleet.wait_until_ready(WORKER)
         zombie = self._any(WORKER)
         held = zombie.partitions
-        self._note("halted worker", held)
+        self._note("halted worker", time.monotonic(), held)
         self._fleet.send(zombie, signal.SIGSTOP)
         heirs = [life for life in self._fleet.alive(WORKER) if life is not zombie]
 
@@ -181,9 +188,11 @@ class Faults:
 
     def end_server(self, name: str, kill: bool = True) -> None:
         """End a server and start it again at once."""
-        self._note(name)
+        when = time.monotonic()
         self._cluster.end(name, signal.SIGKILL if kill else signal.SIGTERM)
         self._cluster.start_servers()
+        # Without a broker a worker still commits the batch that it has.
+        self._note(name, when)
 
     def halt_server(self, name: str) -> None:
         """Halt a server as SIGSTOP does."""
@@ -192,7 +201,7 @@ class Faults:
     def resume_server(self, name: str) -> None:
         """Let a server go on; what it held up is counted from here."""
         self._cluster.send(name, signal.SIGCONT)
-        self._note(f"{name} resumed")
+        self._note(f"{name} resumed", time.monotonic())
 
     def fill_disk(self, name: str) -> None:
         """Take all the space that a server's disk has left, and wait until it cannot go on."""
@@ -216,8 +225,9 @@ class Faults:
         (self._cluster.folder(name) / BALLAST).unlink()
         if self._cluster.runs(name):
             self._cluster.end(name, signal.SIGKILL)
-        self._note(name)
+        when = time.monotonic()
         self._cluster.start_servers()
+        self._note(name, when)
 
     # The store's past, and the logs' end.
 
@@ -247,7 +257,7 @@ class Faults:
         """Stop everything that writes, lose a part of the store, and go on; note what was lost."""
         for life in [*self._fleet.alive(WORKER), *self._fleet.alive(TRAINER)]:
             self._fleet.send(life, signal.SIGSTOP)
-        before = self._positions()
+        before, when = self._positions(), time.monotonic()
         self._cluster.end(REDIS)
         lose()
         self._cluster.start_servers()
@@ -259,7 +269,7 @@ class Faults:
             self.noted.examples_window[partition] = new[1], old[1]
         for life in [*self._fleet.alive(WORKER), *self._fleet.alive(TRAINER)]:
             self._fleet.kill(life)
-        self._note(REDIS)
+        self._note(REDIS, when)
 
     def _positions(self) -> dict[str, list[tuple[int, int]]]:
         """Give the first two numbers of each position."""

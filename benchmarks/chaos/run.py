@@ -245,5 +245,7 @@ def _measure(
 
 
 def _recovery(steps: Sequence[Any], broken: Broken) -> Recovery:
-    seconds = seconds_until_all_move(steps, since=broken.when, partitions=set(broken.partitions))
+    seconds = seconds_until_all_move(
+        steps, since=broken.when, settled=broken.settled, partitions=set(broken.partitions)
+    )
     return Recovery(broken.what, None if seconds is None else round(seconds, 2))

@@ -213,7 +213,9 @@ class Soak:
         harms = totals(findings)
         books, steps = session.books, session.watch.steps
         recovered = [
-            seconds_until_all_move(steps, since=item.when, partitions=set(item.partitions))
+            seconds_until_all_move(
+                steps, since=item.when, settled=item.settled, partitions=set(item.partitions)
+            )
             for item in noted.broken
             if item.what == WORKER
         ]

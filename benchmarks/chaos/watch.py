@@ -1,10 +1,12 @@
 """Watches how far each partition is committed, so that stalls and recoveries are seen from outside.
 
 >>> steps = [(0.0, (5, 5)), (1.0, (6, 5)), (4.0, (7, 9))]
->>> seconds_until_all_move(steps, since=0.5, partitions={0, 1})
+>>> seconds_until_all_move(steps, since=0.5, settled=0.5, partitions={0, 1})
 3.5
->>> seconds_until_all_move(steps, since=1.0, partitions={0}), longest_stall(steps, 0.0, 5.0)
-(3.0, 3.0)
+>>> seconds_until_all_move(steps, since=0.5, settled=1.0, partitions={0})
+3.5
+>>> longest_stall(steps, 0.0, 5.0)
+3.0
 """
 
 import threading
@@ -18,21 +20,27 @@ from redis.exceptions import RedisError
 from pipeline.topics import TRANSACTIONS
 
 POLL_SECONDS = 0.05
+# A step that was done is seen by then.
+SEEN_SECONDS = 2 * POLL_SECONDS
 
 Step = tuple[float, tuple[int, ...]]
 """When something had moved, and where each partition stood then."""
 
 
 def seconds_until_all_move(
-    steps: Sequence[Step], *, since: float, partitions: set[int]
+    steps: Sequence[Step], *, since: float, settled: float, partitions: set[int]
 ) -> float | None:
-    """Give how long it took from a moment until each of these has moved; `None`: one has not."""
-    before = [places for when, places in steps if when <= since]
+    """Give how long it took from a moment until each of these has moved; `None`: one has not.
+
+    Until `settled` what moved was on its way before, or is seen late, and does not count.
+    """
+    settled += SEEN_SECONDS
+    before = [places for when, places in steps if when <= settled]
     if not before or not partitions:
         return None
     left = set(partitions)
     for when, places in steps:
-        if when > since:
+        if when > settled:
             left -= {number for number in left if places[number] > before[-1][number]}
             if not left:
                 return when - since
