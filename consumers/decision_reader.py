@@ -100,12 +100,18 @@ class DecisionReader:
 
     async def _connected(self) -> AIOKafkaConsumer:
         if self._consumer is None:
-            self._consumer = AIOKafkaConsumer(
-                bootstrap_servers=self._servers,
-                enable_auto_commit=False,
-                auto_offset_reset="none",
-                max_partition_fetch_bytes=FETCH_BYTES_MAX,
-            )
-            await self._consumer.start()
-            self._consumer.assign([self._place])
+            self._consumer = await connected(self._servers, self._place)
         return self._consumer
+
+
+async def connected(servers: str, place: TopicPartition) -> AIOKafkaConsumer:
+    """Connect to one partition, outside of any group; the caller seeks before it reads."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=servers,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        max_partition_fetch_bytes=FETCH_BYTES_MAX,
+    )
+    await consumer.start()
+    consumer.assign([place])
+    return consumer

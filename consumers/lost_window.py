@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from consumers.decision_reader import connected
 from pipeline.commit import Change
 from pipeline.errors import CommitError
 from pipeline.topics import TRAINING
 
-FETCH_BYTES_MAX = 1024 * 1024
 RECORDS_MAX = 5_000
 # A broker that gives nothing of what it says it holds is away.
 ANSWER_SECONDS_MAX = 30.0
@@ -77,14 +77,7 @@ class TrainingReader:
 
     async def _connected(self) -> AIOKafkaConsumer:
         if self._consumer is None:
-            self._consumer = AIOKafkaConsumer(
-                bootstrap_servers=self._servers,
-                enable_auto_commit=False,
-                auto_offset_reset="none",
-                max_partition_fetch_bytes=FETCH_BYTES_MAX,
-            )
-            await self._consumer.start()
-            self._consumer.assign([self._place])
+            self._consumer = await connected(self._servers, self._place)
         return self._consumer
 
 
