@@ -99,6 +99,7 @@ class Worker:
             owner=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         )
         self._lanes: dict[TP, Lane] = {}
+        self._running: list[asyncio.Task[None]] = []
         self._watchdog = Watchdog()
         self._unread: Mapping[TP, int] = {}
         self._unread_is_known, self._unread_at = True, -UNREAD_SECONDS
@@ -115,6 +116,27 @@ class Worker:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        stopping = asyncio.create_task(stop.wait())
+        starting = asyncio.create_task(self._start())
+        await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            # Nothing was begun that another does not do as well.
+            end_soon()
+            starting.cancel()
+            await asyncio.wait([starting])
+            await self._stop()
+            return
+        starting.result()
+        on_ready()
+        crashed = asyncio.create_task(self._app.wait_until_stopped())
+        await asyncio.wait([crashed, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            self.end_process(self._app.crash_reason or CommitError("Faust has stopped"))
+        end_soon()
+        await self._stop()
+
+    async def _start(self) -> None:
+        """Compile, connect, join the group."""
         sys.setswitchinterval(SWITCH_SECONDS)
         warm_up(self._parts.schema, self._settings)
         # What was loaded until here stays: looking through it again would halt the loop each time.
@@ -130,17 +152,8 @@ class Worker:
             self._guarded(self._tick()),
             keep_watching_the_loop(),
         ]
-        running = [asyncio.create_task(task) for task in tasks]
+        self._running = [asyncio.create_task(task) for task in tasks]
         await self._app.start()
-        on_ready()
-        crashed = asyncio.create_task(self._app.wait_until_stopped())
-        await asyncio.wait(
-            [crashed, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED
-        )
-        if not stop.is_set():
-            self.end_process(self._app.crash_reason or CommitError("Faust has stopped"))
-        end_soon()
-        await self._stop(running)
 
     async def _publish(self, records: Sequence[OutboxRecord]) -> Awaitable[Sequence[int]]:
         started = time.perf_counter()
@@ -150,8 +163,8 @@ class Worker:
         landed.add_done_callback(lambda _: stage.observe(time.perf_counter() - started))
         return landed
 
-    async def _stop(self, running: Sequence[asyncio.Task[None]]) -> None:
-        for task in running:
+    async def _stop(self) -> None:
+        for task in self._running:
             task.cancel()
         await self._app.stop()
         # Batches under way are finished; those that waited are read again by whoever is next.

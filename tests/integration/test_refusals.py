@@ -1,7 +1,10 @@
 """A worker whose settings or store do not fit its Kafka ends, and says why in one line; one whose
-Kafka has forgotten its oldest records begins where the log does."""
+Kafka has forgotten its oldest records begins where the log does; one that is asked to end while it
+starts does so."""
 
 from contextlib import closing
+from pathlib import Path
+from signal import SIGTERM
 
 import msgspec
 import pytest
@@ -103,3 +106,23 @@ def test_a_worker_that_finds_damage_ends_and_names_the_key(settings: Settings) -
 
     assert code == 1
     assert "wm:2 in the store is damaged: it holds 'a while ago', expected a whole number" in line
+
+
+def hears_sigterm(pid: int) -> bool:
+    """Whether a process has a handler of its own for SIGTERM."""
+    fields = Path(f"/proc/{pid}/status").read_text(encoding="ascii").split()
+    return bool(int(fields[fields.index("SigCgt:") + 1], 16) >> (SIGTERM - 1) & 1)
+
+
+@pytest.mark.parametrize("name", ["worker", "trainer"])
+def test_a_process_that_is_asked_to_end_while_it_starts_does_so(
+    settings: Settings, name: str
+) -> None:
+    with Processes(settings) as processes:
+        running = processes.start(name)
+        wait_until(
+            lambda: hears_sigterm(running.pid), "SIGTERM is heard", seconds_max=START_SECONDS_MAX
+        )
+        ending = running.end()
+
+        assert (ending.exit_code, ending.seconds < 10) == (0, True), running.output
