@@ -20,10 +20,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import click
 
-from benchmarks.machine import machine
+from benchmarks.documents import DOCS, markdown, put_tables
+from benchmarks.machine import as_text, machine
 from consumers.dead_letters import InputRecord
 from consumers.model_feed import ModelFeed
 from consumers.outbox_publisher import OutboxPublisher
@@ -47,6 +49,8 @@ from stack.servers import Endpoints, Stack
 WAYS = ("fenced", "in turn", "state only", "none")
 SIZES = (100, 500, 1_000)
 CUSTOMERS, TERMINALS = 5_000, 10_000
+RESULT = Path(__file__).parent / "results" / "guarantee.json"
+DOCUMENT = DOCS / "commit-protocol.md"
 
 
 class StateStore(RedisStore):
@@ -183,6 +187,33 @@ def table(costs: Sequence[Cost]) -> list[str]:
     return lines
 
 
+def cost_table(found: dict[str, Any]) -> str:
+    """Show kept figures: what the guarantee adds to each event, and the share of throughput."""
+    costs = [Cost(**cost) for cost in found["costs"]]
+    bare = {cost.batch: cost for cost in costs if cost.way == "none"}
+    lines = [
+        [
+            str(cost.batch),
+            cost.way,
+            f"{cost.events_per_second:,}",
+            f"{cost.us_per_event - bare[cost.batch].us_per_event:+.1f}",
+            f"{1 - cost.events_per_second / bare[cost.batch].events_per_second:.0%}",
+            f"{cost.cpu_us_per_event:.1f}",
+        ]
+        for cost in costs
+    ]
+    head = [
+        "batch",
+        "way",
+        "events/s",
+        "µs more an event",
+        "share of throughput",
+        "CPU µs an event",
+    ]
+    rounds = f"{found['events']:,} events, best of {found['rounds']} rounds"
+    return markdown(head, lines) + f"\n{rounds}, on {as_text(found['machine'])}.\n"
+
+
 def _say(line: str) -> None:
     click.echo(line, err=True)
 
@@ -191,17 +222,19 @@ def _say(line: str) -> None:
 @click.option("--events", default=40_000, show_default=True, help="Events of each run.")
 @click.option("--rounds", default=5, show_default=True, help="Rounds, of which the best counts.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the JSON to a file as well.")
-def main(events: int, rounds: int, as_json: bool, out: Path | None) -> None:
+@click.option("--out", type=click.Path(path_type=Path), default=RESULT, help="Keep the JSON there.")
+def main(events: int, rounds: int, as_json: bool, out: Path) -> None:
     """Measure what the fenced commit costs on this machine."""
     with TemporaryDirectory(prefix="fraudstream-") as folder:
         settings = replace(Settings(), state_dir=folder)
         with Stack(settings, attached=True, say=_say) as endpoints:
             costs = asyncio.run(Bench(settings, endpoints, events).run(rounds))
     found = {"events": events, "rounds": rounds, "costs": [asdict(cost) for cost in costs]}
-    record = json.dumps(found | {"machine": machine()}, indent=1)
-    if out is not None:
-        out.write_text(record + "\n", encoding="utf-8")
+    found |= {"machine": machine()}
+    record = json.dumps(found, indent=1)
+    out.write_text(record + "\n", encoding="utf-8")
+    if out == RESULT:
+        put_tables(DOCUMENT, [("guarantee", cost_table(found))])
     click.echo(record if as_json else "\n".join(table(costs)))
 
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Mapping
 
 import psutil
 
@@ -15,6 +16,18 @@ def machine() -> dict[str, object]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
+
+
+def as_text(found: Mapping[str, object]) -> str:
+    """Name a machine that was described, in one line.
+
+    >>> as_text({"processor": "A", "cores": 2, "memory_gb": 8.0, "system": "L", "python": "3.12"})
+    'A, 2 cores, 8.0 GB, L, Python 3.12'
+    """
+    return (
+        f"{found['processor']}, {found['cores']} cores, {found['memory_gb']} GB, "
+        f"{found['system']}, Python {found['python']}"
+    )
 
 
 def _processor() -> str:

@@ -18,8 +18,9 @@ from pipeline.topics import DECISIONS
 # Up to so many decisions are read and passed over rather than sought past.
 PASSED_OVER_MAX = 1_000
 FETCH_BYTES_MAX = 1024 * 1024
-# An offset that was acknowledged is there: a broker that does not give it is away.
-ANSWER_SECONDS_MAX = 30.0
+# An offset that was acknowledged is there: a broker that does not give it is away. Longer than it
+# takes to come back, and less than the watchdog's minute.
+ANSWER_SECONDS_MAX = 45.0
 
 Found = tuple[int, bytes]
 """A decision's offset, and its bytes."""

@@ -19,9 +19,12 @@ from pathlib import Path
 import click
 
 import pipeline.commit
+from benchmarks.documents import DOCS, markdown, put_tables
 
 ROOT = Path(__file__).parent.parent
 TEST_SECONDS_MAX = 300
+DOCUMENT = DOCS / "commit-protocol.md"
+HEAD = ["what is broken", "where", "test", "verdict"]
 # What pytest ends with when tests have failed, rather than itself.
 TESTS_FAILED = 1
 COMMIT, LEARNER, VERDICTS = "pipeline/commit.py", "pipeline/learner.py", "pipeline/verdicts.py"
@@ -270,20 +273,21 @@ def judge(mutation: Mutation, folder: Path) -> Verdict:
 def main(as_json: bool, only: tuple[str, ...]) -> None:
     """Break the guarantee in every known way; exit with 1 if nobody notices one of them."""
     chosen = [mutation for mutation in MUTATIONS if not only or mutation.name in only]
-    has_survivor = False
+    lines, has_survivor = [], False
     with tempfile.TemporaryDirectory(prefix="fraudstream-mutants-") as name:
         folder = Path(name)
         copy_checkout(folder)
-        if not as_json:
-            click.echo("| what is broken | where | test | verdict |\n|---|---|---|---|")
         for mutation in chosen:
             verdict = judge(mutation, folder)
             has_survivor |= not verdict.verdict.startswith("killed")
             if as_json:
                 click.echo(json.dumps(asdict(verdict)))
             else:
-                test = verdict.test.replace("::", " ")
-                click.echo(f"| {verdict.mutation} | {verdict.path} | {test} | {verdict.verdict} |")
+                click.echo(f"{verdict.verdict}: {verdict.mutation}, by {verdict.test}")
+            test = verdict.test.replace("::", " ")
+            lines.append([verdict.mutation, verdict.path, test, verdict.verdict])
+    if not only:
+        put_tables(DOCUMENT, [("mutants", markdown(HEAD, lines))])
     sys.exit(has_survivor)
 
 

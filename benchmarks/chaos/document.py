@@ -8,8 +8,10 @@ from typing import Any
 
 from benchmarks.chaos.cases import CASES, SESSION_SECONDS
 from benchmarks.chaos.results import RESULTS, CaseResult, Run, p95, seconds_of, totals
+from benchmarks.documents import DOCS, markdown, put_tables
+from benchmarks.machine import as_text
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
+DOCUMENT = DOCS / "reliability.md"
 SOAK = RESULTS.with_name("soak.json")
 HARMS = ("lost", "double", "conflicting", "state_mismatches")
 NOT_MADE = "not made yet\n"
@@ -17,13 +19,7 @@ NOT_MADE = "not made yet\n"
 
 def write_document(path: Path, runs: Sequence[Run]) -> None:
     """Put the tables between the markers of a document."""
-    text = path.read_text(encoding="utf-8")
-    for name, table in tables(runs):
-        start, end = f"<!-- table: {name} -->\n", f"<!-- end: {name} -->"
-        before, found, rest = text.partition(start)
-        assert found and end in rest, f"{path.name} has no place for table {name!r}"
-        text = before + start + table + end + rest.partition(end)[2]
-    path.write_text(text, encoding="utf-8")
+    put_tables(path, tables(runs))
 
 
 def tables(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
@@ -51,7 +47,7 @@ def totals_table(cases: Sequence[CaseResult]) -> str:
         ("decisions published again, the same in every byte", found["repeated"]),
         ("the same for each sudden end", found["duplicates_per_kill"]),
     ]
-    return _markdown(["over all runs", "count"], [[text, _number(value)] for text, value in rows])
+    return markdown(["over all runs", "count"], [[text, _number(value)] for text, value in rows])
 
 
 def cases_table(cases: Sequence[CaseResult]) -> str:
@@ -75,7 +71,7 @@ def cases_table(cases: Sequence[CaseResult]) -> str:
             + [_number(summed[column]) for column in ("events", "kills", "repeated")]
         )
     head = ["fault", "case", "what is done", "passed", "events", "sudden ends", "came again"]
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def times_table(cases: Sequence[CaseResult]) -> str:
@@ -98,7 +94,7 @@ def times_table(cases: Sequence[CaseResult]) -> str:
     stalls = [case.stall_seconds for case in cases if case.name == "storm"]
     lines.append(["nothing moves at all while workers come and go", str(len(stalls)),
                   _seconds(max(stalls, default=None)), "30"])  # fmt: skip
-    return _markdown(["from, to", "measured", "seconds", "limit"], lines)
+    return markdown(["from, to", "measured", "seconds", "limit"], lines)
 
 
 def soak_table(found: Mapping[str, Any]) -> str:
@@ -122,15 +118,11 @@ def soak_table(found: Mapping[str, Any]) -> str:
                     f"of {slope['mb']:.0f} MB, over {slope['minutes']:.0f} minutes",
                 ]
             )
-    return _markdown(["the long run", "found"], rows)
+    return markdown(["the long run", "found"], rows)
 
 
 def _machines(runs: Sequence[Run]) -> str:
-    machines = dict.fromkeys(
-        f"{run.machine['processor']}, {run.machine['cores']} cores, {run.machine['memory_gb']} GB, "
-        f"{run.machine['system']}, Python {run.machine['python']}"
-        for run in runs
-    )
+    machines = dict.fromkeys(as_text(run.machine) for run in runs)
     return f"\n{len(runs)} runs on: {'; '.join(machines)}.\n"
 
 
@@ -140,8 +132,3 @@ def _number(value: float) -> str:
 
 def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
-
-
-def _markdown(head: list[str], lines: list[list[str]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.documents import markdown, put_tables
 from benchmarks.quality.measures import MEASURES
 from benchmarks.quality.results import Results
 from benchmarks.quality.rows import DELAY, OTHER_STREAMS, Row, all_rows
@@ -20,13 +21,7 @@ NOT_MADE = "not made yet"
 
 def write_document(path: Path, results: Results) -> None:
     """Put the tables of what is done between the markers of a document."""
-    text = path.read_text(encoding="utf-8")
-    for name, table in tables(results):
-        start, end = f"<!-- table: {name} -->\n", f"<!-- end: {name} -->"
-        before, found, rest = text.partition(start)
-        assert found and end in rest, f"{path.name} has no place for table {name!r}"
-        text = before + start + table + end + rest.partition(end)[2]
-    path.write_text(text, encoding="utf-8")
+    put_tables(path, tables(results))
 
 
 def tables(results: Results) -> Iterator[tuple[str, str]]:
@@ -72,7 +67,7 @@ def quality_table(shown: list[Shown]) -> str:
         ]
         for row, record in shown
     ]
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def recovery_table(shown: list[Shown]) -> str:
@@ -98,7 +93,7 @@ def recovery_table(shown: list[Shown]) -> str:
         ]
         for row, each in found
     ]
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def loop_table(shown: list[Shown]) -> str:
@@ -119,7 +114,7 @@ def loop_table(shown: list[Shown]) -> str:
         ]
         for row, record in sorted(shown, key=lambda item: -(item[1]["value_detected"] or 0.0))
     ]
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def cost_table(done: list[Shown]) -> str:
@@ -129,7 +124,7 @@ def cost_table(done: list[Shown]) -> str:
         return f"{NOT_MADE}\n"
     steps = [[name, f"{each:.2f}"] for name, each in cost["us_per_event"].items()]
     steps.append(["all", f"{sum(cost['us_per_event'].values()):.2f}"])
-    text = _markdown(["step of `additive`", "µs an event"], steps)
+    text = markdown(["step of `additive`", "µs an event"], steps)
     text += f"\n{cost['events_per_second']:,.0f} events/s on one core, features included; "
     text += f"{cost['cpu_seconds']:,.0f} s for the whole stream.\n"
     for row, record in done:
@@ -202,8 +197,3 @@ def _ahead(
 def _cell(record: Record, name: str, _: str, form: str) -> str:
     value = record.get(name)
     return "-" if value is None else form.format(value)
-
-
-def _markdown(head: list[str], lines: list[list[str]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
