@@ -100,6 +100,8 @@ class Worker:
         )
         self._lanes: dict[TP, Lane] = {}
         self._running: list[asyncio.Task[None]] = []
+        # Lanes come and go with assignments and with ticks, which must not interleave.
+        self._handing_over = asyncio.Lock()
         self._watchdog = Watchdog()
         self._unread: Mapping[TP, int] = {}
         self._unread_is_known, self._unread_at = True, -UNREAD_SECONDS
@@ -241,11 +243,12 @@ class Worker:
     async def take_over(self, partitions: Iterable[TP]) -> Mapping[TP, int | None]:
         """Recover assigned partitions; give the offset to read each from."""
         assigned = sorted(TP(*tp) for tp in partitions if tp.topic in INPUTS)
-        await self._let_go_of_all_but(assigned)
-        for tp in assigned:
-            if tp not in self._lanes:
-                self._lanes[tp] = self._lane(tp)
-        offsets = {tp: await self._lanes[tp].recover() for tp in assigned}
+        async with self._handing_over:
+            await self._let_go_of_all_but(assigned)
+            for tp in assigned:
+                if tp not in self._lanes:
+                    self._lanes[tp] = self._lane(tp)
+            offsets = {tp: await self._lanes[tp].recover() for tp in assigned}
         self._has_begun = True
         logger.info("assigned: partitions=%s", self.partitions)
         return offsets
@@ -259,9 +262,10 @@ class Worker:
     def begin(self, offsets: Mapping[TP, int]) -> None:
         """Take note of where reading begins: a labeller may commit before its first label."""
         for tp, offset in offsets.items():
-            part = self._lanes[TP(*tp)].part
-            if isinstance(part, Labeller):
-                part.begin(offset)
+            lane = self._lanes.get(TP(*tp))
+            # One that is gone by now went to another.
+            if lane is not None and isinstance(lane.part, Labeller):
+                lane.part.begin(offset)
 
     def positions(self) -> Mapping[TP, int]:
         """Give the committed position of each partition owned."""
@@ -322,7 +326,8 @@ class Worker:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             # Whoever is left with no partition is not told so by Faust.
-            await self._let_go_of_all_but({TP(*tp) for tp in self._consumer.assignment()})
+            async with self._handing_over:
+                await self._let_go_of_all_but({TP(*tp) for tp in self._consumer.assignment()})
             for lane in list(self._lanes.values()):
                 await lane.tick()
             await self._watch()

@@ -337,15 +337,21 @@ class Faults:
                 for number in self._all
             }
 
+            refused: list[Exception] = []
+
             def is_reset() -> bool:
                 try:
                     admin.alter_group_offsets(GROUP, places)
-                except Exception:
+                except Exception as error:
                     # Members that left a moment ago may still be counted.
+                    refused.append(error)
                     return False
                 return True
 
-            self._fleet.wait(is_reset, "the group's offsets are set back", 60.0)
+            try:
+                self._fleet.wait(is_reset, "the group's offsets are set back", 60.0)
+            except TimeoutError as error:
+                raise TimeoutError(f"{error}: {refused[-1]!r}") from error
         self._fleet.keep(WORKER, 3)
 
     def bad_snapshots(self) -> None:
