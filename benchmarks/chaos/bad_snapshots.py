@@ -6,6 +6,7 @@ little ahead of what is in force, so that the trainer's next version is newer ag
 
 import hashlib
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from pipeline.topics import MODELS
 from pipeline.topics import SNAPSHOT_BYTES_MAX as RECORD_BYTES_MAX
 
 NUMBER_BYTES = 8
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,21 +86,30 @@ def publish_bad_snapshots(settings: Settings) -> Iterator[tuple[str, bytes]]:
         init_keys(Path(folder))
         by = Signers(ModelSigner(settings), ModelSigner(replace(settings, keys_dir=folder)))
         for number, bad in enumerate(BAD_SNAPSHOTS):
-            published = read_models(servers)
-            champion = published.champion(verifier)
-            assert champion is not None, "nothing was published yet"
-            good = opened(published.snapshots[champion.version], verifier)
+            champion, snapshot = _good(servers, verifier)
+            good = opened(snapshot, verifier)
             key = f"bad-{number}@{champion.training_offset + 1 + number}".encode()
             _send(producer, key, bad.made_of(good, by), ())
             pointer = _pointer_to(champion, key.decode(), champion.training_offset + 1 + number)
             _send(producer, CHAMPION_KEY, pointer, by.ours.headers(CHAMPION_KEY, pointer))
             yield bad.name, key
         # A version that was in force once, put there again by somebody else.
-        champion = read_models(servers).champion(verifier)
-        assert champion is not None, "nothing was published yet"
+        champion, _ = _good(servers, verifier)
         back = _pointer_to(champion, champion.version, champion.training_offset + 100)
         _send(producer, CHAMPION_KEY, back, by.forger.headers(CHAMPION_KEY, back))
         yield "a pointer of somebody else", CHAMPION_KEY
+
+
+def _good(servers: str, verifier: ModelVerifier) -> tuple[Champion, bytes]:
+    """Give what the trainer made champion, once it has done so after us, and its snapshot."""
+    deadline = time.monotonic() + SEND_SECONDS_MAX
+    while time.monotonic() < deadline:
+        published = read_models(servers)
+        champion = published.champion(verifier)
+        if champion is not None and not champion.version.startswith("bad-"):
+            return champion, published.snapshots[champion.version]
+        time.sleep(POLL_SECONDS)
+    raise TimeoutError(f"the trainer published no champion within {SEND_SECONDS_MAX:.0f} s")
 
 
 def _pointer_to(champion: Champion, version: str, offset: int) -> bytes:
