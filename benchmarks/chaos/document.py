@@ -82,12 +82,13 @@ def times_table(cases: Sequence[CaseResult]) -> str:
         ("kafka resumed", "the broker halted, from its return", 60.0),
         ("redis", "Redis killed and started, until all partitions move", 15.0),
         ("redis resumed", "Redis halted, from its return", 15.0),
+        ("redis put back", "Redis put back to an older state, all processes started anew", None),
     ]
     lines = []
     for kind, text, limit in rows:
         seconds = seconds_of(cases, kind)
         shown = p95(seconds) if kind == "worker" else max(seconds, default=None)
-        lines.append([text, str(len(seconds)), _seconds(shown), f"{limit:.0f}"])
+        lines.append([text, str(len(seconds)), _seconds(shown), f"{limit:.0f}" if limit else ""])
     stops = [seconds for case in cases for seconds in case.stops]
     lines.append(["asked to end (SIGTERM), until gone", str(len(stops)),
                   _seconds(max(stops, default=None)), "10"])  # fmt: skip

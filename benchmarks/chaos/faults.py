@@ -32,6 +32,8 @@ WORKER, TRAINER = "worker", "trainer"
 ARMED_SECONDS_MAX = 120.0
 MOVED_SECONDS_MAX = 120.0
 STOP_SECONDS_MAX = 10.0
+# A store that went back in time, and all processes started anew.
+PUT_BACK = "redis put back"
 BALLAST = "ballast"
 CUT_BYTES = 1_000
 
@@ -271,7 +273,8 @@ class Faults:
             self.noted.examples_window[partition] = new[1], old[1]
         for life in [*self._fleet.alive(WORKER), *self._fleet.alive(TRAINER)]:
             self._fleet.kill(life)
-        self._note(REDIS, when)
+        # Everybody begins again, so it is no restart of the store alone.
+        self._note(PUT_BACK, when)
 
     def _positions(self) -> dict[str, list[tuple[int, int]]]:
         """Give the first two numbers of each position."""
