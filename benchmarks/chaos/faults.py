@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kafka import TopicPartition
+from kafka.errors import NoError
+from kafka.structs import OffsetAndMetadata
 
 from benchmarks.chaos.bad_snapshots import publish_bad_snapshots
 from benchmarks.chaos.cluster import KAFKA, REDIS
@@ -335,26 +337,17 @@ class Faults:
         self._fleet.keep(WORKER, 0)
         with administration(self._session.servers) as admin:
             places = {
-                TopicPartition(topic, number): 0
+                TopicPartition(topic, number): OffsetAndMetadata(0, "", None)
                 for topic in (TRANSACTIONS, FEEDBACK)
                 for number in self._all
             }
 
-            refused: list[Exception] = []
-
             def is_reset() -> bool:
-                try:
-                    admin.alter_group_offsets(GROUP, places)
-                except Exception as error:
-                    # Members that left a moment ago may still be counted.
-                    refused.append(error)
-                    return False
-                return True
+                # Members that left a moment ago may still be counted.
+                answers = admin.alter_group_offsets(GROUP, places).values()
+                return all(answer is NoError for answer in answers)
 
-            try:
-                self._fleet.wait(is_reset, "the group's offsets are set back", 60.0)
-            except TimeoutError as error:
-                raise TimeoutError(f"{error}: {refused[-1]!r}") from error
+            self._fleet.wait(is_reset, "the group's offsets are set back", 60.0)
         self._fleet.keep(WORKER, 3)
 
     def bad_snapshots(self) -> None:
