@@ -5,6 +5,7 @@ kept beside the others, one line of JSON each, and the document's tables are mad
 """
 
 import fnmatch
+import signal
 import sys
 import time
 from pathlib import Path
@@ -107,13 +108,18 @@ def main(
     session_seconds = ROUND_SESSION_SECONDS if rounds else SESSION_SECONDS
     started, done = time.monotonic(), []
     suite = Suite(seed=seed, say=_say, rate=rate, session_seconds=session_seconds)
-    for result in suite.run(cases):
-        tell(result)
-        done.append(result)
-    run = new_run(seed, time.monotonic() - started, done)
-    append(results, run)
-    if DOCUMENT.exists() and results == RESULTS:
-        write_document(DOCUMENT, load(results))
+    # Servers are stopped, and what was found until then is kept.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        for result in suite.run(cases):
+            tell(result)
+            done.append(result)
+    finally:
+        run = new_run(seed, time.monotonic() - started, done)
+        if done:
+            append(results, run)
+        if DOCUMENT.exists() and results == RESULTS:
+            write_document(DOCUMENT, load(results))
     show(done)
     if as_one:
         click.echo(as_json(run))
