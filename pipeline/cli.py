@@ -118,6 +118,9 @@ COMMANDS: dict[str, CommandEntry] = {
         "Run a file through the core, and measure.",
         ("schema", *SCORING, *LEARNING, "batch_events_max", "maturity_days"),
     ),
+    "schema": CommandEntry(
+        "producers.schema_command:schema", "Propose a schema for a file, check a file by one."
+    ),
     "mistakes": CommandEntry(
         "stack.mistakes_command:mistakes",
         "List the costliest mistakes and what they taught.",
