@@ -98,6 +98,9 @@ COMMANDS: dict[str, CommandEntry] = {
     "label": CommandEntry(
         "consumers.commands:label", "Say that a transaction was fraud or genuine.", SIGNING
     ),
+    "labels": CommandEntry(
+        "consumers.labels_command:labels", "Publish the labels of a chargeback file.", SIGNING
+    ),
     "redrive": CommandEntry(
         "consumers.redrive_command:redrive",
         "List dead letters, send them again after a fix.",

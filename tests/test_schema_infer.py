@@ -312,8 +312,11 @@ def test_any_table_gets_a_clear_answer(
         assert (checked, bool(said)) == (code, True)
 
 
+TABLES = st.text('ab,"\n\r;12.-Z:é ', max_size=200).map(str.encode)
+
+
 @settings(deadline=None, max_examples=60)
-@given(data=st.binary(max_size=200))
+@given(data=st.binary(max_size=200) | TABLES)
 def test_any_bytes_get_a_clear_answer(
     data: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
