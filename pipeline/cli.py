@@ -98,6 +98,9 @@ COMMANDS: dict[str, CommandEntry] = {
     "label": CommandEntry(
         "consumers.commands:label", "Say that a transaction was fraud or genuine.", SIGNING
     ),
+    "labels": CommandEntry(
+        "consumers.labels_command:labels", "Publish the labels of a chargeback file.", SIGNING
+    ),
     "redrive": CommandEntry(
         "consumers.redrive_command:redrive",
         "List dead letters, send them again after a fix.",
@@ -117,6 +120,9 @@ COMMANDS: dict[str, CommandEntry] = {
         "producers.replay_command:replay",
         "Run a file through the core, and measure.",
         ("schema", *SCORING, *LEARNING, "batch_events_max", "maturity_days"),
+    ),
+    "schema": CommandEntry(
+        "producers.schema_command:schema", "Propose a schema for a file, check a file by one."
     ),
     "mistakes": CommandEntry(
         "stack.mistakes_command:mistakes",

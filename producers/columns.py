@@ -7,13 +7,13 @@ from 1, without the header. Values of ids are never shown, since a card number m
 [950, 0]
 >>> amounts(Column("day.csv", "amount", 1, pd.Series(["9.505"])), 2)
 Traceback (most recent call last):
-pipeline.errors.DataError: day.csv: row 1, column 'amount': expected an amount of ..., got '9.505'
+producers.columns.ColumnError: day.csv: row 1, column 'amount': expected an amount ..., got '9.505'
 """
 
 import re
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -46,6 +46,14 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DIGITS = re.compile(r"-?[0-9]{1,18}")
 
 
+class ColumnError(DataError):
+    """Some values of a column do not fit: `wrong` marks them all, the text says the first."""
+
+    def __init__(self, text: str, wrong: NDArray[np.bool_], expected: str, got: str) -> None:
+        super().__init__(text)
+        self.wrong, self.expected, self.got = wrong, expected, got
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column of a chunk, with what is needed to say where something is wrong."""
@@ -55,19 +63,23 @@ class Column:
     first_row: int
     values: "pd.Series[Any]"
 
-    def error(self, place: int, expected: str, got: str) -> DataError:
-        row = self.first_row + place
-        return DataError(
-            f"{self.file}: row {row:,}, column {self.name!r}: expected {expected}, got {got}"
-        )
-
-    def check(self, wrong: NDArray[np.bool_], expected: str, *, show: bool = True) -> None:
-        """Refuse the first row that is marked; `show` its value unless that may be a secret."""
+    def check(
+        self, wrong: NDArray[np.bool_], expected: str, *, show: bool = True, got: str | None = None
+    ) -> None:
+        """Refuse the rows that are marked; `show` a value unless that may be a secret."""
         if wrong.any():
             place = int(np.argmax(wrong))
-            missing = bool(self.values.isna().iloc[place])
-            got = repr(str(self.values.iloc[place])[:40]) if show else "another text"
-            raise self.error(place, expected, "nothing" if missing else got)
+            if got is None:
+                got = repr(str(self.values.iloc[place])[:40]) if show else "another text"
+                got = "nothing" if bool(self.values.isna().iloc[place]) else got
+            self._refuse(wrong, place, expected, got)
+
+    def _refuse(self, wrong: NDArray[np.bool_], place: int, expected: str, got: str) -> NoReturn:
+        row = self.first_row + place
+        raise ColumnError(
+            f"{self.file}: row {row:,}, column {self.name!r}: expected {expected}, got {got}",
+            wrong, expected, got,
+        )  # fmt: skip
 
 
 def _texts(values: "pd.Series[Any]") -> list[str]:
@@ -85,9 +97,8 @@ def ids(column: Column) -> list[str]:
     matches = _ID.fullmatch
     wrong = np.fromiter((matches(text) is None for text in texts), np.bool_, len(texts))
     column.check(wrong, "an id of 1 to 64 letters, digits, - and _", show=False)
-    for place, text in enumerate(texts):
-        if is_card_number(text):
-            raise column.error(place, "a token", "a card number")
+    wrong = np.fromiter(map(is_card_number, texts), np.bool_, len(texts))
+    column.check(wrong, "a token", got="a card number")
     return texts
 
 
@@ -123,11 +134,8 @@ def _times_of_text(column: Column) -> NDArray[np.int64]:
 
 def _plausible(column: Column, times: NDArray[np.int64]) -> NDArray[np.int64]:
     if (np.abs(times) < EPOCH_MS_PLAUSIBLE).all():
-        raise column.error(
-            0,
-            "whole milliseconds since 1970",
-            f"{times[0]} (all below 10^11: seconds? multiply them by 1000)",
-        )
+        got = f"{times[0]} (all below 10^11: seconds? multiply them by 1000)"
+        column.check(np.ones(len(times), np.bool_), "whole milliseconds since 1970", got=got)
     return times
 
 
@@ -144,25 +152,27 @@ def amounts(column: Column, digits: int) -> NDArray[np.int64]:
     certain &= ~np.signbit(scaled) | (scaled == 0)
     certain &= values.dtype != np.float32
     amounts = np.where(certain, nearest, 0).astype(np.int64)
+    wrong = np.zeros(len(values), np.bool_)
     for place in np.flatnonzero(~certain):
-        amounts[place] = _exact(column, int(place), digits)
+        exact = _exact(str(values.iloc[place]), digits)
+        if exact is None:
+            wrong[place] = True
+        else:
+            amounts[place] = exact
+    limit = f"{Decimal(AMOUNT_MINOR_MAX).scaleb(-digits):,}"
+    column.check(wrong, f"an amount of 0 to {limit} with at most {digits} decimal places")
     return amounts
 
 
-def _exact(column: Column, place: int, digits: int) -> int:
-    limit = f"{Decimal(AMOUNT_MINOR_MAX).scaleb(-digits):,}"
-    expected = f"an amount of 0 to {limit} with at most {digits} decimal places"
-    text = str(column.values.iloc[place])
+def _exact(text: str, digits: int) -> int | None:
     try:
         scaled = Decimal(text).scaleb(digits)
     except InvalidOperation:
-        scaled = Decimal("NaN")
-    if scaled.is_finite() and 0 <= scaled <= AMOUNT_MINOR_MAX:
-        whole = scaled.to_integral_value(ROUND_HALF_EVEN)
-        if abs(scaled - whole) <= Decimal(str(MINOR_TOLERANCE)):
-            return int(whole)
-    missing = bool(column.values.isna().iloc[place])
-    raise column.error(place, expected, "nothing" if missing else repr(text[:40]))
+        return None
+    if not (scaled.is_finite() and 0 <= scaled <= AMOUNT_MINOR_MAX):
+        return None
+    whole = scaled.to_integral_value(ROUND_HALF_EVEN)
+    return int(whole) if abs(scaled - whole) <= Decimal(str(MINOR_TOLERANCE)) else None
 
 
 def numbers(column: Column) -> NDArray[np.float32]:
