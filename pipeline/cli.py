@@ -118,6 +118,11 @@ COMMANDS: dict[str, CommandEntry] = {
         "Run a file through the core, and measure.",
         ("schema", *SCORING, *LEARNING, "batch_events_max", "maturity_days"),
     ),
+    "compare": CommandEntry(
+        "stack.compare_command:compare_command",
+        "Compare with the system that you have.",
+        ("kafka_servers", "schema", "state_dir", "decline_cost_minor", "decline_cost_share"),
+    ),
     "mistakes": CommandEntry(
         "stack.mistakes_command:mistakes",
         "List the costliest mistakes and what they taught.",

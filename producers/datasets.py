@@ -160,7 +160,7 @@ def _parquet(path: Path) -> Any:
     return _translated(path, lambda: pq.ParquetFile(path))
 
 
-def _frames(path: Path, names: list[str]) -> Iterator[pd.DataFrame]:
+def frames(path: Path, names: list[str]) -> Iterator[pd.DataFrame]:
     """Give the columns in chunks; a CSV file's as text, so that no digit is lost or invented."""
     if path.suffix == PARQUET:
         with _parquet(path) as file:
@@ -191,7 +191,7 @@ def _each(path: Path, parts: Iterator[Any]) -> Iterator[Any]:
 
 def _batches(path: Path, wanted: _Wanted) -> Iterator[EventBatch]:
     first_row = 1
-    for frame in _frames(path, wanted.columns):
+    for frame in frames(path, wanted.columns):
         if len(frame):
             yield _batch(frame, wanted, first_row)
         first_row += len(frame)

@@ -35,7 +35,7 @@ POINTS = IncumbentFields(
 )
 WORDS = replace(CARD, incumbent=POINTS)
 GOOD_IS_HIGH = replace(CARD, incumbent=IncumbentFields("points", "verdict", (999, 0)))
-WORLD = SimulatorOptions(customers=60, terminals=80, days=12)
+WORLD = SimulatorOptions(customers=60, terminals=80, days=5)
 DAY_MS = 86_400_000
 
 
