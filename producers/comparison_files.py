@@ -1,7 +1,7 @@
 """Decisions and labels of a comparison, from files.
 
-Decisions are the Parquet file of `fraudstream replay --decisions`, or records of the topic, one JSON
-object a line. Labels are a CSV or Parquet file with the event's id and the schema's label, or
+Decisions are the Parquet file of `fraudstream replay --decisions`, or records of the topic, one
+JSON object a line. Labels are a CSV or Parquet file with the event's id and the schema's label, or
 records of `training` or `feedback`, one JSON object a line; where none are named, the truth that a
 replay has written beside its decisions is taken.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.actions import ACTIONS
 from pipeline.comparison.columns import ComparisonLog, Decided
 from pipeline.comparison.reading import AMOUNT, amount_band, decided_of, take_labels
 from pipeline.errors import DataError
@@ -59,6 +60,9 @@ def read_decision_file(
     beside = [name for name in (*INCUMBENT_COLUMNS, TRUTH) if name in present]
     count = 0
     for frame in frames(path, [*dict.fromkeys((*DECISION_COLUMNS, *fields.values(), *beside))]):
+        known = frame["action"].isin(ACTIONS).to_numpy()
+        column = Column(path.name, "action", count + 1, frame["action"])
+        column.check(~known, f"one of {', '.join(ACTIONS)}")
         log.decide(_decided(frame, fields, segments, schema.minor_digits))
         if truth and TRUTH in frame:
             _take_labels(log, frame[ID].tolist(), _truth(frame[TRUTH]))

@@ -26,7 +26,8 @@ from producers.datasets import count_rows
 from producers.report_file import ReportFile
 from stack.connections import current_settings, kafka_servers_of
 
-WIDTH_MIN = 100
+# What the widest table takes.
+WIDTH_MIN = 150
 
 
 @click.command(name="compare")
@@ -132,14 +133,14 @@ def _read_files(
 
 def _show(found: Comparison, minor_digits: int) -> None:
     console = Console(highlight=False)
-    console = Console(highlight=False, width=max(console.width, WIDTH_MIN))
+    wide = Console(highlight=False, width=max(console.width, WIDTH_MIN))
     console.print(f"period     {period_text(found.first_ms, found.last_ms)}")
     compared = found.equal_budget.decisions
     console.print(f"decisions  {found.decisions:,}, compared {compared:,}\n")
     console.print(f"[bold]{verdict(found)}[/]\n")
     for table in tables(found, minor_digits):
         if table.rows:
-            console.print(_drawn(table))
+            wide.print(_drawn(table))
             console.print()
     for note in notes(found):
         console.print(f"Note: {note}")

@@ -34,7 +34,7 @@ Codes = NDArray[np.int8]
 
 UNKNOWN = -1
 DIGEST_BYTES = 8
-_CODES = {name: place for place, name in enumerate(ACTIONS)}
+_CODES: dict[str | None, int] = {name: place for place, name in enumerate(ACTIONS)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ class ComparisonLog:
         kept = rows.tolist()
         said = [batch.incumbents[row] for row in kept]
         scores = [np.nan if item is None or item.score is None else item.score for item in said]
-        done = [_CODES.get(item.action or "", UNKNOWN) if item else UNKNOWN for item in said]
+        done = [_CODES.get(item.action, UNKNOWN) if item else UNKNOWN for item in said]
         self._parts.append((
             _digests([batch.ids[row] for row in kept]),
             times[rows],

@@ -66,6 +66,15 @@ class SegmentPart:
 
 
 @dataclass(frozen=True, slots=True)
+class Hidden:
+    """Money of the events that the incumbent declined and that have no label, in minor units."""
+
+    minor: int
+    we_stop: int
+    we_stop_minor: int
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """All that was found; money is in minor units.
 
@@ -75,6 +84,8 @@ class Comparison:
         Of the period, each once; `without_incumbent` of them say nothing of it.
     their_declines, their_declines_unlabelled
         How many events the incumbent blocked, and of how many nobody knows what they were.
+    hidden
+        The latter: their money, and what of them we would have stopped at equal budget.
     """
 
     first_ms: int
@@ -85,6 +96,7 @@ class Comparison:
     currencies: tuple[str, ...]
     their_declines: int
     their_declines_unlabelled: int
+    hidden: Hidden
     k: int
     acted: Part | None
     equal_budget: Part
@@ -117,6 +129,7 @@ def compare(columns: ComparisonColumns, costs: Costs, *, k: int = ALERTS_A_DAY) 
     main = budget or top
     assert main is not None
     declined = columns.their_action == DECLINE
+    hidden = declined & (columns.label < 0)
     return Comparison(
         first_ms=int(columns.event_time_ms.min()),
         last_ms=int(columns.event_time_ms.max()),
@@ -125,7 +138,8 @@ def compare(columns: ComparisonColumns, costs: Costs, *, k: int = ALERTS_A_DAY) 
         unread=columns.unread,
         currencies=columns.currencies,
         their_declines=int(declined.sum()),
-        their_declines_unlabelled=int((declined & (columns.label < 0)).sum()),
+        their_declines_unlabelled=int(hidden.sum()),
+        hidden=_hidden(columns.amount_minor, hidden, main.alerted_by_us),
         k=k,
         acted=acted.part("as acted") if acted else None,
         equal_budget=main.part("at equal budget"),
@@ -133,6 +147,14 @@ def compare(columns: ComparisonColumns, costs: Costs, *, k: int = ALERTS_A_DAY) 
         ranking=_ranking(columns, scores & (columns.label >= 0)) if scores.any() else None,
         weeks=tuple(_weeks(main, columns)),
         segments=tuple(_segments(main, columns)),
+    )
+
+
+def _hidden(amount_minor: Ints, hidden: Bools, stopped: Bools) -> Hidden:
+    return Hidden(
+        minor=int(amount_minor[hidden].sum()),
+        we_stop=int((hidden & stopped).sum()),
+        we_stop_minor=int(amount_minor[hidden & stopped].sum()),
     )
 
 

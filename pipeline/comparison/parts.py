@@ -4,6 +4,7 @@ Only events with a label count as caught or as false. What has none, above all w
 and nobody could complain of, counts as an alert and as nothing else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,10 @@ from pipeline.quality.intervals import CONFIDENCE, DAYS_MIN, DRAWS, SEED, Interv
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+
+
+# On fewer frauds than these no difference is claimed, whatever its interval would say.
+FRAUDS_MIN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,8 @@ class Part:
         How many of the labels are those of silence.
     differences
         Ours less theirs in `value_detected`, `caught`, `false_positives` and `saved_minor`, with
-        95 % intervals from drawing days; empty for a short period or without a labelled fraud.
+        95 % intervals from drawing days; those that depend on frauds are left out where there are
+        few frauds or few days with one, and all of them for a short period.
     """
 
     name: str
@@ -116,6 +122,11 @@ class Contest:
         self._marks = {"we": we, "they": they}
         self._costs = costs
         self._days = columns.event_time_ms // DAY_MS
+
+    @property
+    def alerted_by_us(self) -> Bools:
+        """Which events we stop."""
+        return self._marks["we"].alerted
 
     def part(self, name: str, inside: Bools | None = None) -> Part:
         """Compare over the events of the contest, or over those that are `inside` as well."""
@@ -187,27 +198,26 @@ class Contest:
     def _differences(
         self, rows: Ints, fraud: Bools, genuine: Bools, day: Ints, days: int
     ) -> dict[str, Interval]:
-        if days < DAYS_MIN or not fraud.any():
+        if days < DAYS_MIN:
             return {}
         drawn = drawn_days(days)
         amount = self._columns.amount_minor[rows].astype(np.float64)
 
-        def difference(values: list[Floats]) -> Floats:
-            ours, theirs = values
+        def difference(values: Sequence[Floats | Bools]) -> Floats:
+            ours, theirs = (part.astype(np.float64) for part in values)
             return drawn @ np.bincount(day, ours - theirs, minlength=days)
 
         alerted = [marks.alerted[rows] for marks in self._both()]
         money = drawn @ np.bincount(day, amount * fraud, minlength=days)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            values = {
-                "value_detected": difference([amount * (part & fraud) for part in alerted]) / money,
-                "caught": difference([(part & fraud).astype(np.float64) for part in alerted]),
-                "false_positives": difference(
-                    [(part & genuine).astype(np.float64) for part in alerted]
-                ),
-                "saved_minor": difference(
-                    [self._saved(marks, rows, fraud, genuine) for marks in self._both()]
-                ),
+        values = {"false_positives": difference([part & genuine for part in alerted])}
+        if fraud.sum() >= FRAUDS_MIN and len(np.unique(day[fraud])) >= DAYS_MIN:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                detected = difference([amount * (part & fraud) for part in alerted]) / money
+            saved = [self._saved(marks, rows, fraud, genuine) for marks in self._both()]
+            values |= {
+                "value_detected": detected,
+                "caught": difference([part & fraud for part in alerted]),
+                "saved_minor": difference(saved),
             }
         found = {name: interval_of(column) for name, column in values.items()}
         return {name: interval for name, interval in found.items() if interval is not None}

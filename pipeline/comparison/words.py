@@ -7,13 +7,17 @@ days. The notes say what the numbers cannot: which labels are missing, and why.
 from collections.abc import Callable, Iterator, Sequence
 
 from pipeline.comparison.compare import Comparison
-from pipeline.comparison.parts import Overlap, Part, Side
+from pipeline.comparison.parts import FRAUDS_MIN, Overlap, Part, Side
 from pipeline.quality.intervals import DAYS_MIN, Interval
 from pipeline.reporting.words import Table, number, percent
 
-# On fewer frauds than these no claim is made, whatever their interval says.
-FRAUDS_MIN = 10
 SIDES = ("we", "incumbent")
+CAUGHT_BY = (
+    ("both", "both"),
+    ("only_we", "only we"),
+    ("only_they", "only the incumbent"),
+    ("none", "nobody"),
+)
 
 
 def verdict(found: Comparison) -> str:
@@ -25,18 +29,36 @@ def verdict(found: Comparison) -> str:
     budget = f"At the same number of alerts ({part.they.alerts_a_day:,.1f} a day)"
     caught = f"we catch {ours} of the labelled fraud money, the incumbent {theirs}"
     difference = part.differences.get("value_detected")
-    few = part.frauds < FRAUDS_MIN or part.fraud_days < DAYS_MIN
-    if few or difference is None:
+    if difference is None:
         return (
             f"{budget} {caught}. That is no verdict: it stands on {part.frauds:,} labelled frauds "
             f"of {part.fraud_days:,} days, and {FRAUDS_MIN} frauds on {DAYS_MIN} days are needed."
         )
     points = f"{points_text(difference)} (95 % interval)"
     if difference.low > 0.0:
-        return f"{budget} {caught}: we catch more, by {points}."
+        return f"{budget} {caught}: we catch more, by {points}.{_if_blocked_were_fraud(found)}"
     if difference.high < 0.0:
         return f"{budget} {caught}: the incumbent catches more; ours less theirs is {points}."
     return f"{budget} {caught}. The difference of {points} may be chance: neither is better."
+
+
+def _if_blocked_were_fraud(found: Comparison) -> str:
+    """Say whether it would still hold, had all been fraud that the incumbent blocked."""
+    part, hidden = found.equal_budget, found.hidden
+    if not found.their_declines_unlabelled:
+        return ""
+    whole = part.fraud_minor + hidden.minor
+    ours = (part.we.caught_minor + hidden.we_stop_minor) / whole
+    theirs = (part.they.caught_minor + hidden.minor) / whole
+    holds = (
+        "it would still hold"
+        if ours > theirs
+        else "it would not hold, so these labels cannot settle it"
+    )
+    return (
+        f" Had all {found.their_declines_unlabelled:,} events been fraud that the incumbent "
+        f"declined and that have no label, {holds}: {percent(ours)} against {percent(theirs)}."
+    )
 
 
 def notes(found: Comparison) -> Iterator[str]:
@@ -47,8 +69,8 @@ def notes(found: Comparison) -> Iterator[str]:
             f"The incumbent declined {found.their_declines:,} events; of "
             f"{found.their_declines_unlabelled:,} nobody knows what they were, since a payment "
             "that is blocked is never complained of. They count as alerts and as nothing else. "
-            "That hides catches of the incumbent, and of ours where we stop the same events: its "
-            "value detected, frauds caught and false positives are those of the labelled events."
+            "That hides frauds that it caught and customers that it turned away: value detected, "
+            "false positives, false declines and money saved are those of the labelled events."
         )
     yield (
         f"{part.labelled:,} of {part.decisions:,} compared decisions have a label"
@@ -85,7 +107,7 @@ def side_table(title: str, part: Part, minor_digits: int) -> Table:
 
     rows = [
         _row(part, "alerts a day", lambda side: f"{side.alerts_a_day:,.1f}"),
-        _row(part, "value detected", _value_text, points_text, "value_detected"),
+        _row(part, "value detected", value_text, points_text, "value_detected"),
         _row(part, "frauds caught", lambda side: number(side.caught), _counts_text, "caught"),
         _row(part, "recall", lambda side: _ratio_text(side.recall, side.recall_interval)),
         _row(part, "precision", lambda side: _ratio_text(side.precision, side.precision_interval)),
@@ -117,10 +139,9 @@ def _row(
 def overlap_table(found: Comparison, minor_digits: int) -> Table:
     """Give the labelled frauds by who stops them, as acted and at equal budget."""
     views = [part for part in (found.acted, found.equal_budget) if part is not None]
-    names = (("both", "both"), ("only_we", "only we"), ("only_they", "only the incumbent"))
     rows = [
         (title, *(cell for part in views for cell in _cells(part.overlap, name, minor_digits)))
-        for name, title in (*names, ("none", "nobody"))
+        for name, title in CAUGHT_BY
     ]
     header = [cell for part in views for cell in (f"frauds {part.name}", "money")]
     return Table(("caught by", *header), tuple(rows))
@@ -149,33 +170,40 @@ def ranking_table(found: Comparison) -> Table:
 
 def parts_table(head: str, parts: Sequence[Part], minor_digits: int) -> Table:
     """Give parts of the events, at equal budget, each with its counts."""
+
+    def both(part: Part, text: Callable[[Side], str]) -> str:
+        return f"{text(part.we)} / {text(part.they)}"
+
     header = (
-        head, "decisions", "labelled", "frauds", "alerts: we", "incumbent", "caught: we",
-        "incumbent", "value detected: we", "incumbent", "points (95 %)", "false positives: we",
-        "incumbent", "saved: we", "incumbent",
+        head, "decisions", "labelled", "frauds", "alerts, we / incumbent", "caught",
+        "value detected", "points (95 %)", "false positives", "money saved",
     )  # fmt: skip
     rows = [
         (
             part.name, number(part.decisions), _share_text(part.labelled_share),
-            number(part.frauds), number(part.we.alerts), number(part.they.alerts),
-            number(part.we.caught), number(part.they.caught),
-            _value_text(part.we), _value_text(part.they), _points_of(part),
-            number(part.we.false_positives), number(part.they.false_positives),
-            money_text(part.we.saved_minor, minor_digits),
-            money_text(part.they.saved_minor, minor_digits),
+            number(part.frauds),
+            both(part, lambda side: number(side.alerts)),
+            both(part, lambda side: number(side.caught)),
+            both(part, value_text), _points_of(part),
+            both(part, lambda side: number(side.false_positives)),
+            both(part, lambda side: money_text(side.saved_minor, minor_digits)),
         )
         for part in parts
     ]  # fmt: skip
     return Table(header, tuple(rows))
 
 
+def views_of(found: Comparison) -> list[Part]:
+    """Give the ways to stop events that were looked at, the equal budget first."""
+    # Where scores alone decide, the equal budget is the top of each day.
+    top = found.top_k if found.acted is not None else None
+    return [part for part in (found.equal_budget, found.acted, top) if part is not None]
+
+
 def tables(found: Comparison, minor_digits: int) -> Iterator[Table]:
     """Give all tables, in the order in which they are read."""
-    for part in (found.equal_budget, found.acted, found.top_k):
-        if part is not None and (
-            part is found.equal_budget or part.name != found.equal_budget.name
-        ):
-            yield side_table(part.name, part, minor_digits)
+    for part in views_of(found):
+        yield side_table(part.name, part, minor_digits)
     yield ranking_table(found)
     yield overlap_table(found, minor_digits)
     yield parts_table("week from", [week.part for week in found.weeks], minor_digits)
@@ -207,7 +235,8 @@ def _plain_text(found: Interval | None) -> str:
     return "" if found is None else f"{found.low:+.4f} to {found.high:+.4f}"
 
 
-def _value_text(side: Side) -> str:
+def value_text(side: Side) -> str:
+    """Write the share of the fraud money that a system catches."""
     return _share_text(side.value_detected)
 
 
