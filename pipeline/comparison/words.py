@@ -247,4 +247,4 @@ def _share_text(share: float | None) -> str:
 def _ratio_text(share: float | None, interval: Interval | None) -> str:
     if share is None or interval is None:
         return "-"
-    return f"{percent(share)} ({percent(interval.low)} to {percent(interval.high)})"
+    return f"{percent(share)} ({100 * interval.low:.3g} to {100 * interval.high:.3g})"
