@@ -315,7 +315,8 @@ class Labeller(Part):
             # What was learned of it is known already, and comes again if it was something else.
             proves = self._before.number(*key_of(label)) is not None
         else:
-            proves = went_through(decision.action, entry.outcome)
+            incumbent = decision.incumbent.action if decision.incumbent else None
+            proves = went_through(decision.action, entry.outcome, incumbent)
         if proves:
             step.mature(label, entry, decision)
 

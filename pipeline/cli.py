@@ -124,6 +124,11 @@ COMMANDS: dict[str, CommandEntry] = {
     "schema": CommandEntry(
         "producers.schema_command:schema", "Propose a schema for a file, check a file by one."
     ),
+    "compare": CommandEntry(
+        "stack.compare_command:compare_command",
+        "Compare with the system that you have.",
+        ("kafka_servers", "schema", "state_dir", "decline_cost_minor", "decline_cost_share"),
+    ),
     "mistakes": CommandEntry(
         "stack.mistakes_command:mistakes",
         "List the costliest mistakes and what they taught.",

@@ -91,6 +91,7 @@ class Decisions:
         times, amounts = events.event_time_ms[part].tolist(), events.amount_minor[part].tolist()
         scores, actions = self.scores[part].tolist(), self.actions[part].tolist()
         currency, reasons = events.currency[part], self.reasons[part]
+        incumbents = events.incumbents[part] or (None,) * len(sources)
         return [
             DecisionRecord(
                 transaction_id=transaction_id,
@@ -111,6 +112,7 @@ class Decisions:
                 source=sources[place],
                 members={name: given[place] for name, given in members.items()},
                 degraded=self.degraded,
+                incumbent=incumbents[place],
             )
             for place, transaction_id in enumerate(events.transaction_id[part])
         ]

@@ -32,6 +32,7 @@ from pipeline.card_numbers import is_card_number as is_card_number  # noqa: PLC0
 from pipeline.card_numbers import mask_card_numbers as mask_card_numbers  # noqa: PLC0414 - a door
 from pipeline.currencies import CURRENCIES
 from pipeline.errors import Reason
+from pipeline.incumbent import Incumbent, IncumbentReader
 from pipeline.schema import Schema
 from pipeline.strict_json import shape_problem
 
@@ -89,7 +90,8 @@ class Transactions:
 
     `keys` holds one list of ids for each entity of the schema, the partition key first, then one
     for each category. `numbers` has a column for each number of the schema, NaN where it is
-    missing.
+    missing. `incumbents` stand beside the events: what the present system said of each; empty where
+    it spoke of none.
     """
 
     transaction_id: list[str]
@@ -98,6 +100,7 @@ class Transactions:
     amount_minor: NDArray[np.int64]
     currency: list[str]
     numbers: NDArray[np.float32]
+    incumbents: Sequence[Incumbent | None] = ()
 
     def __len__(self) -> int:
         return len(self.transaction_id)
@@ -111,6 +114,7 @@ class Transactions:
             amount_minor=self.amount_minor[rows],
             currency=[self.currency[row] for row in rows],
             numbers=self.numbers[rows],
+            incumbents=[self.incumbents[row] for row in rows] if self.incumbents else (),
         )
 
     def slice(self, start: int, stop: int) -> "Transactions":
@@ -122,6 +126,7 @@ class Transactions:
             amount_minor=self.amount_minor[start:stop],
             currency=self.currency[start:stop],
             numbers=self.numbers[start:stop],
+            incumbents=self.incumbents[start:stop],
         )
 
 
@@ -257,6 +262,7 @@ class TransactionDecoder:
         self._number_attributes = tuple(f"number{place}" for place in range(len(schema.numbers)))
         for attribute, item in zip(self._number_attributes, schema.numbers, strict=True):
             fields.append(_field(attribute, item.field, Number, None))
+        self._incumbent = _IncumbentColumns(schema, fields)
         self._decoder = _RecordDecoder("Transaction", fields)
         self._digits = schema.minor_digits
 
@@ -290,6 +296,8 @@ class TransactionDecoder:
         keys = [getattr(record, attribute) for attribute in self._key_attributes]
         numbers = [getattr(record, attribute) for attribute in self._number_attributes]
         optional = len(numbers) - numbers.count(None) + self._category_defaults(keys)
+        incumbent, given = self._incumbent.read(record)
+        optional += given
         currency = self._schema.currency_default
         if self._schema.currency and record.currency is not msgspec.UNSET:
             currency = record.currency
@@ -299,7 +307,7 @@ class TransactionDecoder:
             or self._unknown_currency(currency)
             or _card_number((self._schema.event_id, *self._key_fields), (record.id, *keys))
         )
-        return problem or (record.id, time, amount, currency, numbers, *keys)
+        return problem or (record.id, time, amount, currency, numbers, incumbent, *keys)
 
     def _category_defaults(self, keys: list[Any]) -> int:
         """Put in what categories that were not given are; gives how many were given."""
@@ -323,17 +331,49 @@ class TransactionDecoder:
         return minor_units(record.amount, self._digits, place=f"$.{field}") if field else 0
 
     def _columns(self, accepted: list[tuple[Any, ...]]) -> Transactions:
-        columns = list(zip(*accepted, strict=True)) or [()] * (5 + len(self._key_fields))
+        columns = list(zip(*accepted, strict=True)) or [()] * (6 + len(self._key_fields))
         shape = (len(accepted), len(self._number_attributes))
         return Transactions(
             transaction_id=list(columns[0]),
             event_time_ms=np.array(columns[1], dtype=np.int64),
-            keys=tuple(list(column) for column in columns[5:]),
+            keys=tuple(list(column) for column in columns[6:]),
             amount_minor=np.array(columns[2], dtype=np.int64),
             currency=list(columns[3]),
             # A missing number is None, which becomes NaN.
             numbers=np.array(columns[4], dtype=np.float32).reshape(shape),
+            incumbents=columns[5] if any(columns[5]) else (),
         )
+
+
+class _IncumbentColumns:
+    """Takes from records what the present system said; adds its fields to those of a decoder."""
+
+    def __init__(self, schema: Schema, fields: list[Any]) -> None:
+        names = schema.incumbent
+        self._reader = IncumbentReader(names) if names else None
+        self._has_score = names is not None and names.score is not None
+        self._has_action = names is not None and names.action is not None
+        if names and names.score:
+            fields.append(_field("incumbent_score", names.score, Any, msgspec.UNSET))
+        if names and names.action:
+            fields.append(_field("incumbent_action", names.action, Any, msgspec.UNSET))
+
+    def read(self, record: Any) -> tuple[Incumbent | None, int]:
+        """Give what was said, and how many fields said it."""
+        if self._reader is None:
+            return None, 0
+        score = record.incumbent_score if self._has_score else msgspec.UNSET
+        action = record.incumbent_action if self._has_action else msgspec.UNSET
+        if score is action is msgspec.UNSET:
+            return None, 0
+        given = (score is not msgspec.UNSET) + (action is not msgspec.UNSET)
+        if isinstance(score, list | dict) or isinstance(action, list | dict):
+            # It may be deep, or have a key twice: a count that no record fits has it looked at.
+            given += RECORD_BYTES_MAX
+        found = self._reader.read(
+            None if score is msgspec.UNSET else score, None if action is msgspec.UNSET else action
+        )
+        return found, given
 
 
 class LabelDecoder:

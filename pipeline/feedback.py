@@ -30,8 +30,9 @@ from pipeline.verdicts import KnownVerdict, LabelPath, settle
 SILENCE_PROVES_NOTHING: frozenset[OutcomeKind] = frozenset({"issuer_declined", "refunded"})
 
 
-WentThrough = Callable[[Action, OutcomeKind | None], bool]
-"""Whether silence about an event proves anything, given what we did and what became of it."""
+WentThrough = Callable[[Action, OutcomeKind | None, Action | None], bool]
+"""Whether silence about an event proves anything, given what we did, what became of it, and what
+the system beside us did."""
 
 
 class Waiting(Protocol):
@@ -115,14 +116,16 @@ def join(waiting: Waiting, labels: Sequence[Label], *, training_seq: int) -> Ite
             yield Settled(label, path)
 
 
-def went_through(action: Action, outcome: OutcomeKind | None) -> bool:
+def went_through(
+    action: Action, outcome: OutcomeKind | None, incumbent: Action | None = None
+) -> bool:
     """Say whether somebody would have complained by now, had it been fraud.
 
-    A transaction that was declined, or held for review, did not go through unless its outcome says
-    so: that nobody complained says nothing about it.
+    A transaction that was declined, or held for review, by us or by the `incumbent`, did not go
+    through unless its outcome says so: that nobody complained says nothing about it.
     """
     if outcome is None:
-        return action == "approve"
+        return action == "approve" and incumbent in (None, "approve")
     return outcome not in SILENCE_PROVES_NOTHING
 
 
@@ -208,5 +211,8 @@ class MemoryWaiting:
                 if due.event_time + maturity_ms > now_ms:
                     return
             self._maturing.popleft()
-            if due is not None and self._went_through(due.action, self._outcomes.get(oldest)):
+            if due is None:
+                continue
+            incumbent = due.incumbent.action if due.incumbent else None
+            if self._went_through(due.action, self._outcomes.get(oldest), incumbent):
                 yield due

@@ -18,19 +18,19 @@ b'\\x00\\x00\\x80?\\x00\\x00 @'
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Literal, TypeVar, get_args
+from typing import Annotated, TypeVar, get_args
 
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.actions import ACTIONS as ACTIONS  # noqa: PLC0414 - a door
+from pipeline.actions import Action as Action  # noqa: PLC0414 - a door
 from pipeline.events import Source, Verdict
+from pipeline.incumbent import Incumbent
 
 T = TypeVar("T")
 
-Action = Literal["approve", "review", "decline"]
-
-ACTIONS: tuple[Action, ...] = get_args(Action)
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 Ratio = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
@@ -61,6 +61,7 @@ class DecisionRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     source: tuple[str, Count, Count]
     members: dict[str, Ratio] = {}
     degraded: bool = False
+    incumbent: Incumbent | None = None
 
 
 class TrainingExample(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

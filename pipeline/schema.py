@@ -21,6 +21,7 @@ import msgspec
 
 from pipeline.currencies import CURRENCIES
 from pipeline.errors import SchemaError
+from pipeline.incumbent import IncumbentFields
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 FIELD = re.compile(r"[^\x00-\x1f\"'\\]{1,128}")
@@ -68,6 +69,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     category: list[Category] = []
     number: list[Number] = []
     label: _Label | None = None
+    incumbent: IncumbentFields | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Schema:
     categories: tuple[Category, ...]
     numbers: tuple[Number, ...]
     label: str | None
+    incumbent: IncumbentFields | None = None
 
     @property
     def partition_key(self) -> str:
@@ -107,12 +110,17 @@ class Schema:
 
     @property
     def event_fields(self) -> tuple[str, ...]:
-        """All fields that an event may carry, each once, in a fixed order."""
+        """All fields that an event is made of, each once, in a fixed order."""
         entities = self.entities[1:] if self.is_keyed_by_id else self.entities
         fields = [self.event_id, self.event_time, *(entity.field for entity in entities)]
         fields += [field for field in (self.amount, self.currency) if field]
         fields += [category.field for category in self.categories]
         return (*fields, *(number.field for number in self.numbers))
+
+    @property
+    def incumbent_fields(self) -> tuple[str, ...]:
+        """Fields beside the event that say what the present system thought of it."""
+        return self.incumbent.fields if self.incumbent else ()
 
 
 def shipped_schemas() -> list[str]:
@@ -162,6 +170,7 @@ def _from_file(file: _File) -> Schema:
         categories=tuple(file.category),
         numbers=tuple(file.number),
         label=file.label.field if file.label else None,
+        incumbent=file.incumbent,
     )
 
 
@@ -172,7 +181,8 @@ def _check(schema: Schema, place: str) -> None:
     for name in (schema.name, *names):
         if not NAME.fullmatch(name):
             raise SchemaError(f"schema {place}: name must match {NAME.pattern} (got {name!r})")
-    fields = [*schema.event_fields, *([schema.label] if schema.label else [])]
+    fields = [*schema.event_fields, *schema.incumbent_fields]
+    fields += [schema.label] if schema.label else []
     for field in fields:
         if not FIELD.fullmatch(field):
             raise SchemaError(
@@ -187,6 +197,8 @@ def _check(schema: Schema, place: str) -> None:
         raise SchemaError(
             f"schema {place}: minor_digits must be 0 to 4 (got {schema.minor_digits})"
         )
+    if schema.incumbent and (problem := schema.incumbent.problem()):
+        raise SchemaError(f"schema {place}: {problem}")
     if schema.amount is None and (schema.currency or schema.currency_default):
         raise SchemaError(f"schema {place}: [event] has a currency, but no amount")
     if schema.amount and schema.currency is None and not schema.currency_default:

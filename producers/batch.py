@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.events import Transactions
+from pipeline.incumbent import Incumbent
 
 LABEL_UNKNOWN = -1
 
@@ -43,6 +44,8 @@ class EventBatch:
         Why a simulated event is a fraud, 0 for the others; for reports only, never an input.
     segments
         One list of texts for each column that quality is asked by; for reports only as well.
+    incumbents
+        What the present system said of each event; empty where it spoke of none.
     """
 
     transaction_id: list[str]
@@ -55,6 +58,7 @@ class EventBatch:
     is_fraud: NDArray[np.int8]
     scenario: NDArray[np.int8] | None = None
     segments: tuple[list[str], ...] = ()
+    incumbents: Sequence[Incumbent | None] = ()
 
     def __len__(self) -> int:
         return len(self.transaction_id)
@@ -68,6 +72,7 @@ class EventBatch:
             amount_minor=self.amount_minor,
             currency=self.currency,
             numbers=self.numbers,
+            incumbents=self.incumbents,
         )
 
     def slice(self, start: int, stop: int) -> "EventBatch":
@@ -83,6 +88,7 @@ class EventBatch:
             is_fraud=self.is_fraud[start:stop],
             scenario=None if self.scenario is None else self.scenario[start:stop],
             segments=tuple(texts[start:stop] for texts in self.segments),
+            incumbents=self.incumbents[start:stop],
         )
 
     def take(self, rows: NDArray[np.intp]) -> "EventBatch":
@@ -98,6 +104,7 @@ class EventBatch:
             is_fraud=self.is_fraud[rows],
             scenario=None if self.scenario is None else self.scenario[rows],
             segments=tuple([texts[row] for row in rows] for texts in self.segments),
+            incumbents=[self.incumbents[row] for row in rows] if self.incumbents else (),
         )
 
 
@@ -115,7 +122,15 @@ def joined(batches: Sequence[EventBatch]) -> EventBatch:
         is_fraud=np.concatenate([batch.is_fraud for batch in batches]),
         scenario=np.concatenate(scenarios) if len(scenarios) == len(batches) else None,
         segments=_columns([batch.segments for batch in batches]),
+        incumbents=_incumbents(batches),
     )
+
+
+def _incumbents(batches: Sequence[EventBatch]) -> list[Incumbent | None]:
+    if not any(batch.incumbents for batch in batches):
+        return []
+    parts = [batch.incumbents or (None,) * len(batch) for batch in batches]
+    return list(chain.from_iterable(parts))
 
 
 def _chained(lists: Iterable[list[str]]) -> list[str]:

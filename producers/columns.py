@@ -28,6 +28,7 @@ from pipeline.events import (
     NUMBER_MAX,
     is_card_number,
 )
+from pipeline.incumbent import Incumbent, IncumbentReader
 from producers.batch import LABEL_UNKNOWN
 
 CATEGORY_NONE = "none"
@@ -197,6 +198,34 @@ def categories(column: Column) -> list[str]:
     wrong = np.array([len(text) > CATEGORY_LENGTH_MAX for text in texts])
     column.check(wrong, f"a text of at most {CATEGORY_LENGTH_MAX} characters")
     return texts
+
+
+def incumbents(
+    score: Column | None, action: Column | None, reader: IncumbentReader
+) -> list[Incumbent | None]:
+    """Read what the present system said; a value that does not fit is refused, unlike on a stream.
+
+    A file is mended once, and a comparison that lacks some of it would mislead.
+    """
+    given = [column for column in (score, action) if column is not None]
+    if not given:
+        return []
+    count = len(given[0].values)
+    scores = [None] * count if score is None else _incumbent_scores(score, reader)
+    words = [None] * count if action is None else [text or None for text in _texts(action.values)]
+    if action is not None:
+        unknown = np.array([word is not None and word not in reader.words for word in words])
+        action.check(unknown, f"one of {', '.join(reader.words)}")
+    return [reader.read(*said) for said in zip(scores, words, strict=True)]
+
+
+def _incumbent_scores(column: Column, reader: IncumbentReader) -> list[float | None]:
+    values = np.asarray(pd.to_numeric(column.values, errors="coerce"), dtype=np.float64)
+    missing = column.values.isna().to_numpy()
+    fits = [reader.ratio(value) is not None for value in values.tolist()]
+    column.check(~(missing | np.array(fits, np.bool_)), "a number on the scale of the schema")
+    pairs = zip(values.tolist(), missing.tolist(), strict=True)
+    return [None if absent else value for value, absent in pairs]
 
 
 def labels(column: Column) -> NDArray[np.int8]:

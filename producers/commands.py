@@ -28,6 +28,7 @@ from pipeline.signing import LabelSigner
 from producers.batch import EventBatch
 from producers.feed import LabelOptions, limited
 from producers.loop_options import CLOSED_LOOP_FRAUD_SCALE
+from producers.present_system import with_present_system
 from producers.simulator import Drift, SimulatorOptions, expected_transactions, simulate
 from stack.connections import current_settings, kafka_servers_of
 
@@ -86,6 +87,16 @@ _WORLD = (
 )
 
 
+def incumbent_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the option of a present system beside the simulated world."""
+    return click.option(
+        "--incumbent",
+        is_flag=True,
+        help="Simulated events say what a present system, a simple rule, thought of them; what it "
+        "declined has no label.",
+    )(command)
+
+
 def world_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of the simulated world."""
     for option in reversed(_WORLD):
@@ -111,6 +122,7 @@ def world_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--limit", type=click.IntRange(min=1), help="End after so many transactions.")
 @click.option("--sort", is_flag=True, help="Read the whole file and put it in time order.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@incumbent_option
 @world_options
 def publish_command(
     file: Path | None, simulated: bool, sort: bool, limit: int | None, as_json: bool, **options: Any
@@ -121,11 +133,14 @@ def publish_command(
     """
     if (file is not None) == simulated:
         raise click.UsageError("give either a FILE or --simulate")
+    if options["incumbent"] and not simulated:
+        raise click.UsageError("--incumbent is for --simulate: a FILE brings its own columns")
     settings = current_settings()
     schema = load_schema(settings.schema)
     labels = _labels(options)
     if file is None:
-        batches, total = simulated_events(schema, world_of(options))
+        world = world_of(options)
+        batches, total = simulated_events(schema, world, incumbent=options["incumbent"])
     else:
         batches, total = file_events(file, schema, labels=labels is not None, sort=sort)
     if limit is not None:
@@ -135,15 +150,17 @@ def publish_command(
 
 @click.command(name="simulate")
 @click.argument("out", type=click.Path(path_type=Path))
+@incumbent_option
 @world_options
 def simulate_command(out: Path, **options: Any) -> None:
     """Write simulated events to a CSV or Parquet file, with label and scenario."""
     from producers.writing import write_events  # noqa: PLC0415 - pandas takes a second to import
 
     schema = load_schema(current_settings().schema)
-    batches, total = simulated_events(schema, world_of(options))
+    incumbent = options["incumbent"]
+    batches, total = simulated_events(schema, world_of(options), incumbent=incumbent)
     with progress_bar(total) as show:
-        count = write_events(out, _counted(batches, show), schema)
+        count = write_events(out, _counted(batches, show), schema, incumbents=incumbent)
     click.echo(f"wrote {count:,} transactions to {out}")
 
 
@@ -175,16 +192,26 @@ def world_of(options: dict[str, Any]) -> SimulatorOptions:
 
 
 def simulated_events(
-    schema: Schema, world: SimulatorOptions
+    schema: Schema, world: SimulatorOptions, *, incumbent: bool = False
 ) -> tuple[Iterable[EventBatch], int | None]:
-    """Give simulated events of the schema, and about how many there will be."""
+    """Give simulated events of the schema, and about how many there will be.
+
+    With `incumbent` each says what a present system thought of it.
+    """
     names = tuple(entity.name for entity in schema.entities)
     if names != SIMULATED_ENTITIES or schema.categories:
         raise SettingError(
             f"the simulator makes events of {' and '.join(SIMULATED_ENTITIES)} without "
             f"categories: schema {schema.name!r} is of another kind (try card)"
         )
-    return simulate(world), expected_transactions(world)
+    events = simulate(world)
+    if not incumbent:
+        return events, expected_transactions(world)
+    if schema.incumbent is None:
+        raise SettingError(
+            f"schema {schema.name!r} has no [incumbent]: --incumbent needs its names"
+        )
+    return with_present_system(events, seed=world.seed), expected_transactions(world)
 
 
 def file_events(

@@ -36,6 +36,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import DataError
 from pipeline.events import EVENT_TIME_MS_MIN, no_numbers
+from pipeline.incumbent import Incumbent, IncumbentReader
 from pipeline.schema import Schema
 from producers import columns
 from producers.batch import LABEL_UNKNOWN, EventBatch, joined
@@ -109,6 +110,7 @@ class _Wanted:
     label: str | None
     scenario: str | None
     segments: tuple[str, ...]
+    incumbent: tuple[str, ...]
 
     @classmethod
     def of(cls, path: Path, schema: Schema, *, labels: bool, segments: Sequence[str]) -> "_Wanted":
@@ -124,6 +126,7 @@ class _Wanted:
             label=label,
             scenario=next((name for name in free if name in present), None),
             segments=tuple(segments),
+            incumbent=tuple(name for name in schema.incumbent_fields if name in present),
         )
         missing = [name for name in wanted.columns if name not in present]
         if missing:
@@ -138,7 +141,8 @@ class _Wanted:
     def columns(self) -> list[str]:
         fields = [name for name in self.schema.event_fields if name != self.schema.currency]
         extra = (self.currency, self.label, self.scenario)
-        named = [*fields, *(name for name in extra if name is not None), *self.segments]
+        named = [*fields, *(name for name in extra if name is not None)]
+        named += [*self.segments, *self.incumbent]
         return list(dict.fromkeys(named))
 
 
@@ -229,7 +233,18 @@ def _batch(frame: pd.DataFrame, wanted: _Wanted, first_row: int) -> EventBatch:
         ),
         scenario=columns.scenarios(column(wanted.scenario)) if wanted.scenario else None,
         segments=tuple(columns.categories(column(name)) for name in wanted.segments),
+        incumbents=_incumbents(wanted, column),
     )
+
+
+def _incumbents(wanted: _Wanted, column: Callable[[str], Column]) -> list[Incumbent | None]:
+    fields = wanted.schema.incumbent
+    if fields is None:
+        return []
+    score, action = (
+        column(name) if name in wanted.incumbent else None for name in (fields.score, fields.action)
+    )
+    return columns.incumbents(score, action, IncumbentReader(fields))
 
 
 def _in_order(batches: Iterator[EventBatch], wanted: _Wanted) -> Iterator[EventBatch]:

@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.engine import Decisions
+from pipeline.events import Transactions
 from pipeline.records import ACTIONS
 from pipeline.schema import Schema
 
 # Rows that a row group has, at least.
 ROW_GROUP_EVENTS = 50_000
+INCUMBENT = (("incumbent_score", pa.float64()), ("incumbent_action", pa.string()))
 REASONS = pa.list_(pa.struct([("code", pa.string()), ("contribution", pa.float64())]))
 
 
@@ -55,8 +57,10 @@ class DecisionFile:
             ("policy_version", pa.string()),
             ("label_offset", pa.int64()),
             ("schema_hash", pa.string()),
+            *(INCUMBENT if schema.incumbent else ()),
             *((f"feature_{name}", pa.float32()) for name in features),
         ]
+        self._with_incumbent = schema.incumbent is not None
         self._schema = pa.schema(fields)
         self._writer = pq.ParquetWriter(path, self._schema)
         self._parts: list[pa.RecordBatch] = []
@@ -106,9 +110,15 @@ class DecisionFile:
             [decisions.policy_version] * count,
             np.full(count, decisions.label_offset),
             [decisions.schema_hash] * count,
+            *(_incumbents(events) if self._with_incumbent else ()),
             *(np.ascontiguousarray(column) for column in features),
         ]
 
     def _flush(self) -> None:
         self._writer.write_table(pa.Table.from_batches(self._parts, self._schema))
         self._parts, self._rows = [], 0
+
+
+def _incumbents(events: Transactions) -> tuple[list[Any], list[Any]]:
+    given = events.incumbents or (None,) * len(events)
+    return [item and item.score for item in given], [item and item.action for item in given]

@@ -14,12 +14,13 @@ to guess what a binary float stood for.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from pipeline.events import Source, Verdict
+from pipeline.incumbent import Incumbent, IncumbentFields, IncumbentReader
 from pipeline.schema import Schema
 from producers.batch import EventBatch
 
@@ -39,6 +40,11 @@ class TransactionEncoder:
         self._has_currency = schema.currency is not None
         self._keyed_by_id = int(schema.is_keyed_by_id)
         self._record = _record("Transaction", schema.event_fields)
+        self._incumbent = schema.incumbent
+        if schema.incumbent:
+            # Only where the present system said something; otherwise events are as ever.
+            names = (*schema.event_fields, *schema.incumbent_fields)
+            self._with_incumbent = _record("Transaction", names, optional=schema.incumbent_fields)
 
     def encode(self, batch: EventBatch) -> list[bytes]:
         """Give each event's wire form, in order."""
@@ -54,7 +60,10 @@ class TransactionEncoder:
             # A missing number is NaN, which is written as null.
             *batch.numbers.T.tolist(),
         )
-        return _encoded(self._record, columns)
+        if self._incumbent is None or not batch.incumbents:
+            return _encoded(self._record, columns)
+        said = incumbent_columns(batch.incumbents, self._incumbent, missing=msgspec.UNSET)
+        return _encoded(self._with_incumbent, (*columns, *said))
 
 
 class LabelEncoder:
@@ -86,6 +95,21 @@ class LabelEncoder:
         return _encoded(self._record, columns)
 
 
+def incumbent_columns(
+    incumbents: Sequence[Incumbent | None], fields: IncumbentFields, *, missing: Any
+) -> list[list[Any]]:
+    """Give what the present system said in its own words, a column for each of its fields."""
+    reader = IncumbentReader(fields)
+
+    def column(values: Iterable[Any]) -> list[Any]:
+        return [missing if value is None else value for value in values]
+
+    scores = (item and reader.written_score(item.score) for item in incumbents)
+    actions = (item and reader.written_action(item.action) for item in incumbents)
+    pairs = ((fields.score, scores), (fields.action, actions))
+    return [column(values) for field, values in pairs if field]
+
+
 def label_id_of(transaction_id: str, prefix: str = LABEL_PREFIX) -> str:
     """Derive a label's id from its transaction's, so that publishing twice teaches once.
 
@@ -106,12 +130,16 @@ def amount_texts(minor: Sequence[int], digits: int) -> list[str]:
     return [f"{amount // unit}.{amount % unit:0{digits}d}" for amount in minor]
 
 
-def _record(name: str, fields: Sequence[str]) -> type[msgspec.Struct]:
+def _record(
+    name: str, fields: Sequence[str], *, optional: Collection[str] = ()
+) -> type[msgspec.Struct]:
     # Attributes are numbered, so that no field name of a schema can be a Python keyword.
     names = {f"field{number}": field for number, field in enumerate(fields)}
-    return msgspec.defstruct(
-        name, [(attribute, Any) for attribute in names], rename=names, gc=False
-    )
+    specification = [
+        (attribute, Any, msgspec.UNSET) if field in optional else (attribute, Any)
+        for attribute, field in names.items()
+    ]
+    return msgspec.defstruct(name, specification, rename=names, gc=False)
 
 
 def _encoded(record: type[msgspec.Struct], columns: Sequence[Sequence[Any]]) -> list[bytes]:

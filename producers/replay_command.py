@@ -20,7 +20,14 @@ from pipeline.sealing import read_sealed
 from pipeline.signing import ModelVerifier
 from producers.batch import EventBatch
 from producers.closed_loop import ClosedLoop
-from producers.commands import Duration, moment_ms, simulated_events, world_of, world_options
+from producers.commands import (
+    Duration,
+    incumbent_option,
+    moment_ms,
+    simulated_events,
+    world_of,
+    world_options,
+)
 from producers.datasets import column_names, count_rows, read_events
 from producers.loop_options import closed_loop_option, loop_of, loop_options
 from producers.replay_answer import as_json as json_of
@@ -55,6 +62,7 @@ from stack.connections import current_settings
     "--report", type=click.Path(dir_okay=False, path_type=Path), help="HTML page to write."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+@incumbent_option
 @question_options
 @closed_loop_option
 @loop_options
@@ -76,6 +84,8 @@ def replay(
     """
     if (file is not None) == simulated:
         raise click.UsageError("give either a FILE or --simulate")
+    if others["incumbent"] and (file is not None or others["closed_loop"]):
+        raise click.UsageError("--incumbent is for --simulate, and not for --closed-loop")
     if others["closed_loop"] and no_learn:
         raise click.UsageError("--closed-loop and --no-learn exclude each other")
     if no_learn != (snapshot_file is not None):
@@ -153,7 +163,7 @@ def _events(
         return file.name, read_events(file, schema, segments=beside), count_rows(file)
     if asked:
         raise SettingError("--segment: simulated events have no other fields")
-    batches, total = simulated_events(schema, world_of(others))
+    batches, total = simulated_events(schema, world_of(others), incumbent=others["incumbent"])
     return f"simulated, seed {others['seed']}", batches, total
 
 

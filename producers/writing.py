@@ -27,10 +27,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import DataError
+from pipeline.incumbent import IncumbentFields
 from pipeline.schema import Schema
-from producers.batch import EventBatch
+from producers.batch import LABEL_UNKNOWN, EventBatch
 from producers.datasets import CSV, PARQUET
-from producers.encoding import amount_texts
+from producers.encoding import amount_texts, incumbent_columns
 
 LABEL_COLUMN = "is_fraud"
 SCENARIO_COLUMN = "scenario"
@@ -39,15 +40,20 @@ PARTIAL = ".partial"
 Write = Callable[[EventBatch], None]
 
 
-def write_events(path: Path, batches: Iterable[EventBatch], schema: Schema) -> int:
-    """Write batches to a file that ends in .csv or .parquet; gives the number of events."""
+def write_events(
+    path: Path, batches: Iterable[EventBatch], schema: Schema, *, incumbents: bool = False
+) -> int:
+    """Write batches to a file that ends in .csv or .parquet; gives the number of events.
+
+    With `incumbents` there are columns for what the present system said.
+    """
     if path.suffix not in (CSV, PARQUET):
         raise DataError(f"{path.name}: a file must end in {CSV} or {PARQUET}")
     partial = path.with_name(path.name + PARTIAL)
     opened = _parquet if path.suffix == PARQUET else _csv
     count = 0
     try:
-        with opened(partial, schema) as write:
+        with opened(partial, schema, schema.incumbent if incumbents else None) as write:
             for batch in batches:
                 write(batch)
                 count += len(batch)
@@ -60,39 +66,44 @@ def write_events(path: Path, batches: Iterable[EventBatch], schema: Schema) -> i
 
 
 @contextmanager
-def _csv(path: Path, schema: Schema) -> Iterator[Write]:
+def _csv(path: Path, schema: Schema, incumbent: IncumbentFields | None) -> Iterator[Write]:
     with path.open("w", encoding="utf-8", newline="") as file:
-        pd.DataFrame(columns=_names(schema)).to_csv(file, index=False)
+        names = [*_names(schema), *(incumbent.fields if incumbent else ())]
+        pd.DataFrame(columns=names).to_csv(file, index=False)
 
         def write(batch: EventBatch) -> None:
             times = np.datetime_as_string(batch.event_time_ms.astype("datetime64[ms]"), unit="ms")
             amounts = amount_texts(batch.amount_minor.tolist(), schema.minor_digits)
             columns = _columns(batch, schema, np.char.add(times, "Z"), amounts)
+            columns |= _incumbents(batch, incumbent)
             pd.DataFrame(columns).to_csv(file, index=False, header=False)
 
         yield write
 
 
 @contextmanager
-def _parquet(path: Path, schema: Schema) -> Iterator[Write]:
-    kinds = _columns_of_kinds(schema)
+def _parquet(path: Path, schema: Schema, incumbent: IncumbentFields | None) -> Iterator[Write]:
+    kinds = _columns_of_kinds(schema, incumbent)
     with pq.ParquetWriter(path, kinds, compression="zstd") as writer:
 
         def write(batch: EventBatch) -> None:
             # The shortest decimal of the quotient is the amount, so that nothing is lost.
             amounts = batch.amount_minor / 10**schema.minor_digits
             columns = _columns(batch, schema, batch.event_time_ms, amounts)
+            columns |= _incumbents(batch, incumbent)
             writer.write_table(pa.table(columns, schema=kinds))
 
         yield write
 
 
-def _columns_of_kinds(schema: Schema) -> Any:
+def _columns_of_kinds(schema: Schema, incumbent: IncumbentFields | None) -> Any:
     kinds = dict.fromkeys(_names(schema), pa.string())
     kinds |= {schema.event_time: pa.timestamp("ms", tz="UTC")}
     kinds |= {schema.amount: pa.float64()} if schema.amount else {}
     kinds |= {number.field: pa.float32() for number in schema.numbers}
     kinds |= {_label(schema): pa.int8(), SCENARIO_COLUMN: pa.int8()}
+    kinds |= {incumbent.score: pa.float64()} if incumbent and incumbent.score else {}
+    kinds |= {incumbent.action: pa.string()} if incumbent and incumbent.action else {}
     return pa.schema(kinds.items())
 
 
@@ -109,5 +120,15 @@ def _columns(batch: EventBatch, schema: Schema, times: Any, amounts: Any) -> dic
     columns = [batch.transaction_id, times, *batch.keys[int(schema.is_keyed_by_id) :]]
     columns += [amounts] if schema.amount else []
     columns += [batch.currency] if schema.currency else []
-    columns += [*batch.categories, *batch.numbers.T, batch.is_fraud, scenario]
+    unknown = batch.is_fraud == LABEL_UNKNOWN
+    labels = pd.arrays.IntegerArray(batch.is_fraud, unknown) if unknown.any() else batch.is_fraud
+    columns += [*batch.categories, *batch.numbers.T, labels, scenario]
     return dict(zip(_names(schema), columns, strict=True))
+
+
+def _incumbents(batch: EventBatch, incumbent: IncumbentFields | None) -> dict[str, Any]:
+    if incumbent is None:
+        return {}
+    given = batch.incumbents or (None,) * len(batch)
+    said = incumbent_columns(given, incumbent, missing=None)
+    return dict(zip(incumbent.fields, said, strict=True))

@@ -35,9 +35,11 @@ PATTERN_SHARE = 0.004
 PATTERN_AMOUNTS_MINOR = (30_000, 40_000)
 
 
-def declined_is_genuine(action: Action, outcome: OutcomeKind | None) -> bool:
+def declined_is_genuine(
+    action: Action, outcome: OutcomeKind | None, incumbent: Action | None = None
+) -> bool:
     """The naive rule: nobody complained of what was declined either."""
-    return action == "decline" or went_through(action, outcome)
+    return action == "decline" or went_through(action, outcome, incumbent)
 
 
 class HistoryThenLoop:

@@ -28,13 +28,17 @@ Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
 
-def in_budget(scores: Floats, day: Ints, *, a_day: int) -> Bools:
-    """Mark the events with the highest scores of each day; `a_day` of them, or all there are."""
+def in_budget(scores: Floats, day: Ints, *, a_day: int | Ints) -> Bools:
+    """Mark the events with the highest scores of each day; `a_day` of them, or all there are.
+
+    `a_day` may be a number for each day, where days are numbered from 0.
+    """
     order = np.lexsort((-scores, day))
     starts = starts_of(day[order])
     rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
     marked = np.zeros(len(scores), np.bool_)
-    marked[order[rank < a_day]] = True
+    budget = a_day if isinstance(a_day, int) else a_day[day[order]]
+    marked[order[rank < budget]] = True
     return marked
 
 

@@ -52,6 +52,17 @@ class Section:
 
 def render(report: Report) -> str:
     """Give the page."""
+    return render_page(
+        "report.html",
+        facts=report.facts,
+        lines=_facts(report),
+        quality=quality_table(report.quality, report.findings.intervals),
+        sections=_sections(report),
+    )
+
+
+def render_page(template: str, **values: object) -> str:
+    """Give a page with its plotting library, style and script; `values` are the template's."""
     environment = Environment(
         loader=PackageLoader("pipeline.reporting"),
         autoescape=True,
@@ -61,11 +72,8 @@ def render(report: Report) -> str:
     )
     style, script = (_packaged(name) for name in ("report.css", "report.js"))
     library = plotting_library()
-    return environment.get_template("report.html").render(
-        facts=report.facts,
-        lines=_facts(report),
-        quality=quality_table(report.quality, report.findings.intervals),
-        sections=_sections(report),
+    return environment.get_template(template).render(
+        values,
         config=CONFIG,
         style=Markup(style),
         library=Markup(library),
