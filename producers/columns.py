@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.card_numbers import is_card_number
 from pipeline.currencies import CURRENCIES
 from pipeline.errors import DataError
 from pipeline.events import (
@@ -26,7 +27,6 @@ from pipeline.events import (
     EVENT_TIME_MS_MAX,
     EVENT_TIME_MS_MIN,
     NUMBER_MAX,
-    is_card_number,
 )
 from producers.batch import LABEL_UNKNOWN
 
