@@ -78,19 +78,22 @@ class FoundNumber:
 
 
 # Digits in a row, but not those behind a decimal point; or groups as they are printed on cards,
-# with one and the same character between them.
+# with one and the same character between them, and perhaps a date behind them.
 _IN_A_ROW = r"(?<![0-9])(?<![0-9]\.)[2-9][0-9]{12,18}(?![0-9])"
-_PRINTED = r"(?<![0-9A-Za-z])(?<![0-9]\.)(?:{})(?![0-9A-Za-z])".format(
-    "|".join(
-        (
-            r"[2-9][0-9]{3}([ _-])[0-9]{4}\1[0-9]{4}\1[0-9]{1,4}(?:\1[0-9]{1,3})?",
-            r"3[0-9]{3}([ _-])[0-9]{6}\2[0-9]{4,5}",
-            r"4[0-9]{3}([ _-])[0-9]{3}\3[0-9]{3}\3[0-9]{3}",
-            r"6[0-9]{5}[ _-][0-9]{13}",
-        )
+_PRINTED = (
+    r"[2-9][0-9]{3}([ _-])[0-9]{4}\1[0-9]{4}\1[0-9]{1,4}",
+    r"[2-9][0-9]{3}([ _-])[0-9]{4}\1[0-9]{4}\1[0-9]{4}\1[0-9]{1,3}",
+    r"3[0-9]{3}([ _-])[0-9]{6}\1[0-9]{4,5}",
+    r"4[0-9]{3}([ _-])[0-9]{3}\1[0-9]{3}\1[0-9]{3}",
+    r"6[0-9]{5}[ _-][0-9]{13}",
+)
+_CANDIDATES = tuple(
+    re.compile(pattern)
+    for pattern in (
+        _IN_A_ROW,
+        *(rf"(?<![0-9A-Za-z])(?<![0-9]\.){shape}(?![0-9A-Za-z])" for shape in _PRINTED),
     )
 )
-_CANDIDATE = re.compile(f"{_PRINTED}|{_IN_A_ROW}")
 # What every candidate begins with: most texts are done with after this.
 _MAYBE = re.compile(r"[2-9][0-9 _-]{12}")
 _HEX = frozenset("0123456789abcdefABCDEF")
@@ -103,13 +106,23 @@ def find_card_numbers(text: str) -> Iterator[FoundNumber]:
     >>> [found.start for found in find_card_numbers("a 4111-1111-1111-1111, b4222222222222")]
     [2, 24]
     """
-    maybe = _MAYBE.search(text)
-    if maybe is None:
-        return
-    for found in _CANDIDATE.finditer(text, maybe.start()):
+    position = 0
+    while maybe := _MAYBE.search(text, position):
+        found = _number_at(text, maybe.start())
+        if found is not None:
+            yield found
+        position = maybe.start() + 1 if found is None else found.end
+
+
+def _number_at(text: str, start: int) -> FoundNumber | None:
+    for candidate in _CANDIDATES:
+        found = candidate.match(text, start)
+        if found is None:
+            continue
         digits = found[0].translate(_SEPARATORS)
-        if is_card_number(digits) and not _is_in_digest(text, found.start(), found.end()):
-            yield FoundNumber(found.start(), found.end(), digits)
+        if is_card_number(digits) and not _is_in_digest(text, start, found.end()):
+            return FoundNumber(start, found.end(), digits)
+    return None
 
 
 def holds_card_number(text: str) -> bool:

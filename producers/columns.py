@@ -11,6 +11,7 @@ pipeline.errors.DataError: day.csv: row 1, column 'amount': expected an amount o
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from typing import Any
@@ -19,7 +20,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.card_numbers import is_card_number
+from pipeline.card_numbers import (
+    LENGTH_MIN,
+    NUMBER_MIN,
+    holds_card_number,
+    is_card_number,
+    mask_card_numbers_in_text,
+)
 from pipeline.currencies import CURRENCIES
 from pipeline.errors import DataError
 from pipeline.events import (
@@ -29,6 +36,7 @@ from pipeline.events import (
     NUMBER_MAX,
 )
 from producers.batch import LABEL_UNKNOWN
+from producers.tokens import EXPECTED, Tokeniser
 
 CATEGORY_NONE = "none"
 CATEGORY_LENGTH_MAX = 64
@@ -61,12 +69,16 @@ class Column:
             f"{self.file}: row {row:,}, column {self.name!r}: expected {expected}, got {got}"
         )
 
+    def shown(self, place: int) -> str:
+        """Give a value to show, cut short, and masked if a card number slipped into this column."""
+        return repr(mask_card_numbers_in_text(str(self.values.iloc[place]))[:40])
+
     def check(self, wrong: NDArray[np.bool_], expected: str, *, show: bool = True) -> None:
         """Refuse the first row that is marked; `show` its value unless that may be a secret."""
         if wrong.any():
             place = int(np.argmax(wrong))
             missing = bool(self.values.isna().iloc[place])
-            got = repr(str(self.values.iloc[place])[:40]) if show else "another text"
+            got = self.shown(place) if show else "another text"
             raise self.error(place, expected, "nothing" if missing else got)
 
 
@@ -85,10 +97,25 @@ def ids(column: Column) -> list[str]:
     matches = _ID.fullmatch
     wrong = np.fromiter((matches(text) is None for text in texts), np.bool_, len(texts))
     column.check(wrong, "an id of 1 to 64 letters, digits, - and _", show=False)
-    for place, text in enumerate(texts):
-        if is_card_number(text):
-            raise column.error(place, "a token", "a card number")
+    _check_no_card_number(column, texts, "a token")
     return texts
+
+
+def tokens(column: Column, times: NDArray[np.int64], tokeniser: Tokeniser) -> list[str]:
+    """Replace card numbers by their tokens, each by the key for the time of its event."""
+    found = []
+    for place, (text, time) in enumerate(zip(_texts(column.values), times.tolist(), strict=True)):
+        token = tokeniser.find(text, time)
+        if token is None:
+            raise column.error(place, EXPECTED, "another text" if text else "nothing")
+        found.append(token)
+    return found
+
+
+def _check_no_card_number(column: Column, texts: Sequence[str], expected: str) -> None:
+    for place, text in enumerate(texts):
+        if len(text) >= LENGTH_MIN and holds_card_number(text):
+            raise column.error(place, expected, "a card number")
 
 
 def times(column: Column) -> NDArray[np.int64]:
@@ -162,7 +189,7 @@ def _exact(column: Column, place: int, digits: int) -> int:
         if abs(scaled - whole) <= Decimal(str(MINOR_TOLERANCE)):
             return int(whole)
     missing = bool(column.values.isna().iloc[place])
-    raise column.error(place, expected, "nothing" if missing else repr(text[:40]))
+    raise column.error(place, expected, "nothing" if missing else column.shown(place))
 
 
 def numbers(column: Column) -> NDArray[np.float32]:
@@ -172,6 +199,9 @@ def numbers(column: Column) -> NDArray[np.float32]:
     with np.errstate(invalid="ignore"):
         wrong = np.isnan(numbers) & ~values.isna().to_numpy() | (np.abs(numbers) > NUMBER_MAX)
     column.check(wrong, "a number")
+    for place in np.flatnonzero(numbers >= NUMBER_MIN).tolist():
+        if is_card_number(f"{numbers[place]:.0f}"):
+            raise column.error(place, "another number", "a card number")
     return numbers.astype(np.float32)
 
 
@@ -186,6 +216,7 @@ def categories(column: Column) -> list[str]:
     texts = [text or CATEGORY_NONE for text in _texts(column.values)]
     wrong = np.array([len(text) > CATEGORY_LENGTH_MAX for text in texts])
     column.check(wrong, f"a text of at most {CATEGORY_LENGTH_MAX} characters")
+    _check_no_card_number(column, texts, "another text")
     return texts
 
 

@@ -29,6 +29,7 @@ from producers.batch import EventBatch
 from producers.feed import LabelOptions, limited
 from producers.loop_options import CLOSED_LOOP_FRAUD_SCALE
 from producers.simulator import Drift, SimulatorOptions, expected_transactions, simulate
+from producers.tokens import Tokeniser
 from stack.connections import current_settings, kafka_servers_of
 
 LABEL_DELAY = "7d"
@@ -117,7 +118,8 @@ def publish_command(
 ) -> None:
     """Publish a file's events, or simulated ones, and their labels to Kafka.
 
-    FILE is CSV or Parquet with the columns of the schema in the settings.
+    FILE is CSV or Parquet with the columns of the schema in the settings. Card numbers in a field
+    with `tokenise` leave as tokens.
     """
     if (file is not None) == simulated:
         raise click.UsageError("give either a FILE or --simulate")
@@ -127,7 +129,10 @@ def publish_command(
     if file is None:
         batches, total = simulated_events(schema, world_of(options))
     else:
-        batches, total = file_events(file, schema, labels=labels is not None, sort=sort)
+        tokeniser = Tokeniser.of(settings, schema)
+        batches, total = file_events(
+            file, schema, labels=labels is not None, sort=sort, tokeniser=tokeniser
+        )
     if limit is not None:
         batches, total = limited(batches, limit), min(limit, total or limit)
     _publish(batches, total, settings, schema, labels, options, as_json=as_json)
@@ -184,16 +189,21 @@ def simulated_events(
             f"the simulator makes events of {' and '.join(SIMULATED_ENTITIES)} without "
             f"categories: schema {schema.name!r} is of another kind (try card)"
         )
+    if schema.is_tokenised:
+        raise SettingError(
+            f"the simulator makes no card numbers, and schema {schema.name!r} has some to tokenise "
+            "(try card)"
+        )
     return simulate(world), expected_transactions(world)
 
 
 def file_events(
-    file: Path, schema: Schema, *, labels: bool, sort: bool
+    file: Path, schema: Schema, *, labels: bool, sort: bool, tokeniser: Tokeniser | None
 ) -> tuple[Iterable[EventBatch], int | None]:
     """Give the events of a file, and how many there are."""
     from producers.datasets import count_rows, read_events  # noqa: PLC0415 - as above
 
-    batches = read_events(file, schema, labels=labels, sort=sort)
+    batches = read_events(file, schema, labels=labels, sort=sort, tokeniser=tokeniser)
     return batches, count_rows(file) if file.is_file() else None
 
 
