@@ -26,6 +26,7 @@ from tests.card_numbers import CARDS, SCHEMA_TEXT, luhn_ended
 
 SCHEMA = parse_schema(SCHEMA_TEXT, place="test")
 KEY_ID = "card-tokens-1-9f3c"
+WIRE_FORMATS = Path(__file__).parent.parent / "docs/wire-formats.md"
 CHANGE_MS = 1_793_577_600_000
 ID = r"[A-Za-z0-9_-]{1,64}"
 
@@ -63,6 +64,8 @@ def test_a_token_is_what_anyone_else_would_make_with_the_key() -> None:
     code = hmac.new(secret, b"4111111111111111", hashlib.sha256).hexdigest()
     letters = "".join("abcdefghijklmnop"[int(digit, 16)] for digit in code)
 
+    # What docs/wire-formats.md gives for comparison.
+    assert token_of("4111111111111111", KEY_ID, bytes(32)) in WIRE_FORMATS.read_text()
     # 40 letters of four bits.
     assert token_of("4111111111111111", KEY_ID, secret) == "tok-1-9f3c-" + letters[:40]
 
