@@ -22,7 +22,8 @@ from consumers.review_queue import ReviewQueue, send_label
 from consumers.trainer import Trainer
 from consumers.watchdog import end_soon
 from consumers.worker import Worker
-from pipeline.errors import CommitError
+from pipeline.card_numbers import holds_card_number
+from pipeline.errors import CommitError, SettingError
 from pipeline.health import Health
 from pipeline.keys import init_keys
 from pipeline.metrics import trainer_registry, worker_registry
@@ -151,6 +152,8 @@ def alerts(limit: int, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="The label as one JSON object.")
 def label(transaction_id: str, verdict: str, by: str, as_json: bool) -> None:
     """Say that a transaction was fraud or genuine; the model learns from it."""
+    if holds_card_number(by):
+        raise SettingError("--by: expected a name, got a card number")
     queue = _queue()
     answer = queue.label(queue.find(transaction_id), is_fraud=verdict == "fraud", by=by)
     settings, schema, endpoints = _parts()

@@ -14,9 +14,10 @@ from pathlib import Path
 from traceback import extract_tb, format_exception
 from typing import Self
 
+from pipeline.card_numbers import mask_card_numbers, mask_card_numbers_in_text
 from pipeline.commit import OutboxRecord
 from pipeline.errors import FraudstreamError
-from pipeline.events import Problem, mask_card_numbers
+from pipeline.events import Problem
 from pipeline.schema import Schema
 from pipeline.topics import DEAD_LETTERS
 
@@ -47,7 +48,7 @@ def dead_letter(
 ) -> OutboxRecord:
     """Give a record's dead letter: bytes and headers as they came, card numbers masked, and why."""
     value, key = _masked(record.value), _masked(record.key)
-    headers = [(name, _masked(text)) for name, text in record.headers]
+    headers = [(mask_card_numbers_in_text(name), _masked(text)) for name, text in record.headers]
     said = {
         "topic": record.topic,
         "partition": str(record.partition),
@@ -140,7 +141,7 @@ def internal_error(error: BaseException) -> Problem:
 
 def traceback_of(error: BaseException) -> str:
     """Give the traceback of an error for the log, card numbers masked."""
-    return mask_card_numbers("".join(format_exception(error)).encode()).decode()
+    return mask_card_numbers_in_text("".join(format_exception(error)))
 
 
 class EventError(FraudstreamError):

@@ -16,7 +16,9 @@ from typing import Any
 
 import click
 
+from pipeline.card_numbers import mask_card_numbers_in_text
 from pipeline.errors import FraudstreamError
+from pipeline.log_masking import mask_logs, mask_uncaught
 from pipeline.settings import SETTINGS, load_settings
 
 INTERRUPTED = 130
@@ -61,6 +63,16 @@ COMMANDS: dict[str, CommandEntry] = {
     ),
     "keys": CommandEntry(
         "stack.keys_command:keys", "Make, list, rotate and retire keys.", ("keys_dir", "state_dir")
+    ),
+    "tokens": CommandEntry(
+        "producers.tokens_command:tokens",
+        "Give the tokens of card numbers.",
+        ("keys_dir", "state_dir"),
+    ),
+    "scan": CommandEntry(
+        "stack.scan_command:scan",
+        "Look for card numbers where none may be.",
+        ("kafka_servers", "redis_url", "state_dir"),
     ),
     "simulate": CommandEntry(
         "producers.commands:simulate_command", "Write simulated traffic to a file."
@@ -119,7 +131,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "replay": CommandEntry(
         "producers.replay_command:replay",
         "Run a file through the core, and measure.",
-        ("schema", *SCORING, *LEARNING, "batch_events_max", "maturity_days"),
+        ("schema", "keys_dir", *SCORING, *LEARNING, "batch_events_max", "maturity_days"),
     ),
     "schema": CommandEntry(
         "producers.schema_command:schema", "Propose a schema for a file, check a file by one."
@@ -132,7 +144,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "mistakes": CommandEntry(
         "stack.mistakes_command:mistakes",
         "List the costliest mistakes and what they taught.",
-        ("kafka_servers", "schema", "state_dir", *SCORING, *LEARNING, "maturity_days"),
+        ("kafka_servers", "schema", "state_dir", "keys_dir", *SCORING, *LEARNING, "maturity_days"),
     ),
 }
 
@@ -208,6 +220,7 @@ def cli(context: click.Context, config: Path | None, verbose: bool) -> None:
     """
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    mask_logs()
     if not verbose:
         # The clients say on their own account what our processes say in their words.
         for name in FOREIGN_LOGGERS:
@@ -217,13 +230,15 @@ def cli(context: click.Context, config: Path | None, verbose: bool) -> None:
 
 def main() -> None:
     """Run the command line; errors that a user can mend are one line."""
+    mask_uncaught()
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
+        error.message = mask_card_numbers_in_text(error.message)
         error.show()
         sys.exit(error.exit_code)
     except FraudstreamError as error:
-        click.echo(f"fraudstream: {error}", err=True)
+        click.echo(mask_card_numbers_in_text(f"fraudstream: {error}"), err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("fraudstream: interrupted", err=True)

@@ -110,8 +110,8 @@ REASON_HELP: dict[Reason, ReasonHelp] = {
         is_mended_by_sending=False,
     ),
     "card_number": ReasonHelp(
-        "an id is a card number in clear",
-        "let the producer send tokens, and publish the event anew",
+        "an id, a category or another text holds a card number in clear",
+        "let the producer send tokens (docs/card-numbers.md), and publish the event anew",
         is_mended_by_sending=False,
     ),
     "wrong_partition": ReasonHelp(

@@ -28,8 +28,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.card_numbers import is_card_number as is_card_number  # noqa: PLC0414 - a door
-from pipeline.card_numbers import mask_card_numbers as mask_card_numbers  # noqa: PLC0414 - a door
+from pipeline.card_numbers import field_with_card_number
 from pipeline.currencies import CURRENCIES
 from pipeline.errors import Reason
 from pipeline.incumbent import Incumbent, IncumbentReader
@@ -259,6 +258,8 @@ class TransactionDecoder:
             if attributes[-1] != "id":
                 fields.append(_field(attributes[-1], name, kind, category_default))
         self._key_attributes = tuple(attributes)
+        numbers = [item.field for item in schema.numbers]
+        self._guarded_fields = (schema.event_id, *self._key_fields, *numbers)
         self._number_attributes = tuple(f"number{place}" for place in range(len(schema.numbers)))
         for attribute, item in zip(self._number_attributes, schema.numbers, strict=True):
             fields.append(_field(attribute, item.field, Number, None))
@@ -305,7 +306,7 @@ class TransactionDecoder:
         problem = (
             self._decoder.checked(record, value, optional=optional)
             or self._unknown_currency(currency)
-            or _card_number((self._schema.event_id, *self._key_fields), (record.id, *keys))
+            or _card_number(self._guarded_fields, (record.id, *keys, *numbers))
         )
         return problem or (record.id, time, amount, currency, numbers, incumbent, *keys)
 
@@ -380,7 +381,8 @@ class LabelDecoder:
     """Decodes labels of events of one schema."""
 
     def __init__(self, schema: Schema) -> None:
-        self._id_fields = ("label_id", schema.event_id, schema.partition_key)
+        ids = ("label_id", schema.event_id, schema.partition_key)
+        self._text_fields = (*ids, "by", "supersedes")
         self._key, key_fields = _key_of(schema)
         self._decoder = _RecordDecoder(
             "Label",
@@ -406,10 +408,10 @@ class LabelDecoder:
         if isinstance(time, Problem):
             return time
         key = getattr(record, self._key)
-        ids = (record.label_id, record.transaction_id, key)
+        texts = (record.label_id, record.transaction_id, key, record.by, record.supersedes)
         optional = (record.by is not None) + (record.supersedes is not None)
         checked = self._decoder.checked(record, value, optional=optional)
-        if problem := checked or _card_number(self._id_fields, ids):
+        if problem := checked or _card_number(self._text_fields, texts):
             return problem
         return Label(
             label_id=record.label_id,
@@ -516,8 +518,8 @@ def minor_units(amount: str | float, digits: int, *, place: str) -> int | Proble
     return whole
 
 
-def _card_number(fields: Sequence[str], ids: Sequence[str]) -> Problem | None:
-    for field, text in zip(fields, ids):  # noqa: B905 - strict costs time for every event
-        if is_card_number(text):
-            return Problem("card_number", f"$.{field}", "a token", "a card number")
-    return None
+def _card_number(fields: Sequence[str], values: Sequence[str | float | None]) -> Problem | None:
+    field = field_with_card_number(fields, values)
+    if field is None:
+        return None
+    return Problem("card_number", f"$.{field}", "a token", "a card number")

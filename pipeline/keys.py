@@ -1,12 +1,14 @@
-"""The keys that labels and models are signed with: files that only their owner can read.
+"""The keys of labels, models and card tokens: files that only their owner can read.
 
     labels/    SOURCE-N-HHHH.key    32 bytes in hex, shared by those who sign and those who check
     private/   models-N-HHHH.pem    Ed25519, for the trainer alone
     public/    models-N-HHHH.pem    its other half, for all who read models
+    tokens/    card-tokens-N-HHHH.key    32 bytes in hex, and from when on; for producers alone
 
 The name of a file is the key's id: whose it is, its number, and four hex digits of chance, so that
 two machines never name two keys alike. Several keys of one owner are valid at once; the one of the
 highest number is the current one and signs. Who has no business with a folder is not given it.
+Which key of `card-tokens` is in force depends on an event's time: `pipeline.tokens` tells.
 
 >>> key_parts("analyst-2-9f3c.key", LABEL_KEY)
 ('analyst', 2)
@@ -20,8 +22,10 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -37,16 +41,31 @@ K = TypeVar("K")
 LABEL_SOURCES: tuple[Source, ...] = tuple(source for source in SOURCES if source != "matured")
 """Who may speak in a label: maturity is the labeller's own and never travels."""
 MODELS_OWNER = "models"
+TOKENS_OWNER = "card-tokens"
 
-LABELS, PRIVATE, PUBLIC = "labels", "private", "public"
+LABELS, PRIVATE, PUBLIC, TOKENS = "labels", "private", "public", "tokens"
 NUMBER = r"-([1-9][0-9]{0,5})-[0-9a-f]{4}"
 LABEL_KEY = re.compile(rf"({'|'.join(LABEL_SOURCES)}){NUMBER}\.key")
 MODEL_KEY = re.compile(rf"({MODELS_OWNER}){NUMBER}\.pem")
+TOKEN_KEY = re.compile(rf"({TOKENS_OWNER}){NUMBER}\.key")
 
 SECRET_BYTES = 32
+# The second line of a key of `card-tokens` that is not the first one.
+FROM = "from "
 FILE_BYTES_MAX = 4_096
 PRIVATE_MODE, PUBLIC_MODE, FOLDER_MODE = 0o600, 0o644, 0o700
 OTHERS, GROUP, WRITE_OF_OTHERS = 0o007, 0o070, 0o022
+
+
+@dataclass(frozen=True, slots=True)
+class TokenKey:
+    """A secret that tokens are made with, and the event time from which on, in milliseconds."""
+
+    secret: bytes
+    from_ms: int = 0
+
+    def __repr__(self) -> str:
+        return f"TokenKey(from_ms={self.from_ms})"
 
 
 def key_parts(name: str, pattern: re.Pattern[str]) -> tuple[str, int] | None:
@@ -169,30 +188,49 @@ def public_keys(keys_dir: Path) -> KeyFolder[Ed25519PublicKey]:
     return KeyFolder(keys_dir / PUBLIC, MODEL_KEY, _public, is_secret=False)
 
 
+def token_keys(keys_dir: Path) -> KeyFolder[TokenKey]:
+    """Give the keys that card numbers are replaced with."""
+    return KeyFolder(keys_dir / TOKENS, TOKEN_KEY, _token_key)
+
+
+def _owners_keys(keys_dir: Path, owner: str) -> KeyFolder[Any]:
+    """Give the folder whose newest key is the owner's current one."""
+    if owner == MODELS_OWNER:
+        return public_keys(keys_dir)
+    return token_keys(keys_dir) if owner == TOKENS_OWNER else label_keys(keys_dir)
+
+
 def init_keys(keys_dir: Path, owners: Iterable[str] = (*LABEL_SOURCES, MODELS_OWNER)) -> list[str]:
     """Make a first key for each owner that has none; gives the ids of the keys that were made."""
-    labels, private, public = (make(keys_dir) for make in (label_keys, private_keys, public_keys))
+    private = private_keys(keys_dir)
     made = []
     for owner in owners:
         # Where public keys were brought here, the trainer is elsewhere, and its keys are.
-        there = (private, public) if owner == MODELS_OWNER else (labels,)
+        there = (_owners_keys(keys_dir, owner), *((private,) if owner == MODELS_OWNER else ()))
         if not any(folder.current(owner) for folder in there):
             made.append(rotate(keys_dir, owner))
     return made
 
 
-def rotate(keys_dir: Path, owner: str) -> str:
-    """Make a new key, which its owner signs with from now on; gives its id."""
-    if owner != MODELS_OWNER and owner not in LABEL_SOURCES:
-        known = ", ".join((*LABEL_SOURCES, MODELS_OWNER))
-        raise KeyFileError(f"no keys of {owner!r}: there are those of {known}")
-    folder = public_keys(keys_dir) if owner == MODELS_OWNER else label_keys(keys_dir)
-    current = folder.current(owner)
+def rotate(keys_dir: Path, owner: str, *, from_ms: int = 0) -> str:
+    """Make a new key, which its owner signs with from now on; gives its id.
+
+    A key of `card-tokens` is for events from `from_ms` on, milliseconds since 1970.
+    """
+    known = (*LABEL_SOURCES, MODELS_OWNER, TOKENS_OWNER)
+    if owner not in known:
+        raise KeyFileError(f"no keys of {owner!r}: there are those of {', '.join(known)}")
+    current = _owners_keys(keys_dir, owner).current(owner)
     number = number_of(current[0]) + 1 if current else 1
     key_id = f"{owner}-{number}-{secrets.token_hex(2)}"
     if owner != MODELS_OWNER:
-        secret = secrets.token_hex(SECRET_BYTES).encode() + b"\n"
-        _write(keys_dir / LABELS / f"{key_id}.key", secret, PRIVATE_MODE)
+        lines = [secrets.token_hex(SECRET_BYTES)]
+        if owner == TOKENS_OWNER and current:
+            _check_later(current[0], current[1], from_ms)
+            lines.append(FROM + _moment(from_ms))
+        name = TOKENS if owner == TOKENS_OWNER else LABELS
+        data = "".join(line + "\n" for line in lines).encode()
+        _write(keys_dir / name / f"{key_id}.key", data, PRIVATE_MODE)
         return key_id
     key = Ed25519PrivateKey.generate()
     # The public half first: nothing is signed with a key that nobody can check.
@@ -215,8 +253,7 @@ def retire(keys_dir: Path, key_id: str) -> list[Path]:
     if not files:
         raise KeyFileError(f"there is no key {key_id!r} in {keys_dir}")
     owner = owner_of(key_id)
-    folder = public_keys(keys_dir) if owner == MODELS_OWNER else label_keys(keys_dir)
-    current = folder.current(owner)
+    current = _owners_keys(keys_dir, owner).current(owner)
     if current and current[0] == key_id:
         raise KeyFileError(
             f"{key_id} is what {owner} signs with: rotate it first (fraudstream keys rotate "
@@ -229,7 +266,10 @@ def retire(keys_dir: Path, key_id: str) -> list[Path]:
 
 def key_files(keys_dir: Path) -> list[Path]:
     """List the files that are named as keys."""
-    patterns = ((LABELS, LABEL_KEY), (PRIVATE, MODEL_KEY), (PUBLIC, MODEL_KEY))
+    patterns = (
+        *((LABELS, LABEL_KEY), (PRIVATE, MODEL_KEY), (PUBLIC, MODEL_KEY)),
+        (TOKENS, TOKEN_KEY),
+    )
     return [
         file
         for name, pattern in patterns
@@ -260,6 +300,31 @@ def _secret(data: bytes) -> bytes:
     if len(secret) != SECRET_BYTES:
         raise ValueError(f"it must hold {SECRET_BYTES} bytes in hex (got {len(secret)})")
     return secret
+
+
+def _token_key(data: bytes) -> TokenKey:
+    secret, *rest = data.splitlines() or [b""]
+    if not rest:
+        return TokenKey(_secret(secret))
+    text = rest[0].decode("ascii")
+    if len(rest) > 1 or not text.startswith(FROM):
+        raise ValueError(f"a second line must say {FROM!r} and a moment, and be the last")
+    moment = datetime.fromisoformat(text.removeprefix(FROM))
+    if moment.tzinfo is None:
+        raise ValueError("its moment needs an offset, such as Z")
+    return TokenKey(_secret(secret), round(moment.timestamp() * 1_000))
+
+
+def _check_later(key_id: str, key: TokenKey, from_ms: int) -> None:
+    if from_ms <= key.from_ms:
+        since = f", which is in force from {_moment(key.from_ms)} on" if key.from_ms else ""
+        raise KeyFileError(
+            f"a new key of {TOKENS_OWNER} needs a moment (--from) after that of {key_id}{since}"
+        )
+
+
+def _moment(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1_000, UTC).isoformat(timespec="milliseconds")
 
 
 def _private(data: bytes) -> Ed25519PrivateKey:

@@ -28,10 +28,14 @@ FIELD = re.compile(r"[^\x00-\x1f\"'\\]{1,128}")
 
 
 class Entity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose history is kept: `name` is used in features, `field` in events."""
+    """Whose history is kept: `name` is used in features, `field` in events.
+
+    With `tokenise` the field holds a card number, which producers replace by its token.
+    """
 
     name: str
     field: str
+    tokenise: bool = False
 
 
 class Category(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,6 +106,11 @@ class Schema:
     def is_keyed_by_id(self) -> bool:
         """Whether the event id is the partition key too, so that no key comes twice."""
         return self.partition_key == self.event_id
+
+    @property
+    def is_tokenised(self) -> bool:
+        """Whether a field holds card numbers that producers replace."""
+        return any(entity.tokenise for entity in self.entities)
 
     @property
     def keyed(self) -> tuple[Entity | Category, ...]:
@@ -193,6 +202,11 @@ def _check(schema: Schema, place: str) -> None:
         twice = {item for item in given if given.count(item) > 1}
         if twice:
             raise SchemaError(f"schema {place}: {kind} {min(twice)!r} is used twice")
+    if any(entity.tokenise and entity.field == schema.event_id for entity in schema.entities):
+        raise SchemaError(
+            f"schema {place}: the event id {schema.event_id!r} cannot be tokenised: it is no card "
+            "number, or every event of a card would be the same"
+        )
     if not 0 <= schema.minor_digits <= 4:  # noqa: PLR2004 - ISO 4217 has none with more
         raise SchemaError(
             f"schema {place}: minor_digits must be 0 to 4 (got {schema.minor_digits})"

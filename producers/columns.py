@@ -11,6 +11,7 @@ producers.columns.ColumnError: day.csv: row 1, column 'amount': expected an amou
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from typing import Any, NoReturn
@@ -19,6 +20,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.card_numbers import (
+    LENGTH_MIN,
+    NUMBER_MIN,
+    holds_card_number,
+    is_card_number,
+    mask_card_numbers_in_text,
+)
 from pipeline.currencies import CURRENCIES
 from pipeline.errors import DataError
 from pipeline.events import (
@@ -26,10 +34,10 @@ from pipeline.events import (
     EVENT_TIME_MS_MAX,
     EVENT_TIME_MS_MIN,
     NUMBER_MAX,
-    is_card_number,
 )
 from pipeline.incumbent import Incumbent, IncumbentReader
 from producers.batch import LABEL_UNKNOWN
+from producers.tokens import EXPECTED, Tokeniser
 
 CATEGORY_NONE = "none"
 CATEGORY_LENGTH_MAX = 64
@@ -64,6 +72,10 @@ class Column:
     first_row: int
     values: "pd.Series[Any]"
 
+    def shown(self, place: int) -> str:
+        """Give a value to show, cut short, and masked if a card number slipped into this column."""
+        return repr(mask_card_numbers_in_text(str(self.values.iloc[place]))[:40])
+
     def check(
         self, wrong: NDArray[np.bool_], expected: str, *, show: bool = True, got: str | None = None
     ) -> None:
@@ -71,7 +83,7 @@ class Column:
         if wrong.any():
             place = int(np.argmax(wrong))
             if got is None:
-                got = repr(str(self.values.iloc[place])[:40]) if show else "another text"
+                got = self.shown(place) if show else "another text"
                 got = "nothing" if bool(self.values.isna().iloc[place]) else got
             self._refuse(wrong, place, expected, got)
 
@@ -98,9 +110,21 @@ def ids(column: Column) -> list[str]:
     matches = _ID.fullmatch
     wrong = np.fromiter((matches(text) is None for text in texts), np.bool_, len(texts))
     column.check(wrong, "an id of 1 to 64 letters, digits, - and _", show=False)
-    wrong = np.fromiter(map(is_card_number, texts), np.bool_, len(texts))
-    column.check(wrong, "a token", got="a card number")
+    _check_no_card_number(column, texts, "a token")
     return texts
+
+
+def tokens(column: Column, times: NDArray[np.int64], tokeniser: Tokeniser) -> list[str]:
+    """Replace card numbers by their tokens, each by the key for the time of its event."""
+    texts = _texts(column.values)
+    found = [tokeniser.find(text, time) for text, time in zip(texts, times.tolist(), strict=True)]
+    column.check(np.array([token is None for token in found], np.bool_), EXPECTED, show=False)
+    return [token or "" for token in found]
+
+
+def _check_no_card_number(column: Column, texts: Sequence[str], expected: str) -> None:
+    wrong = [len(text) >= LENGTH_MIN and holds_card_number(text) for text in texts]
+    column.check(np.array(wrong, np.bool_), expected, got="a card number")
 
 
 def times(column: Column) -> NDArray[np.int64]:
@@ -183,6 +207,10 @@ def numbers(column: Column) -> NDArray[np.float32]:
     with np.errstate(invalid="ignore"):
         wrong = np.isnan(numbers) & ~values.isna().to_numpy() | (np.abs(numbers) > NUMBER_MAX)
     column.check(wrong, "a number")
+    wrong = np.zeros(len(numbers), np.bool_)
+    for place in np.flatnonzero(numbers >= NUMBER_MIN).tolist():
+        wrong[place] = is_card_number(f"{numbers[place]:.0f}")
+    column.check(wrong, "another number", got="a card number")
     return numbers.astype(np.float32)
 
 
@@ -197,6 +225,7 @@ def categories(column: Column) -> list[str]:
     texts = [text or CATEGORY_NONE for text in _texts(column.values)]
     wrong = np.array([len(text) > CATEGORY_LENGTH_MAX for text in texts])
     column.check(wrong, f"a text of at most {CATEGORY_LENGTH_MAX} characters")
+    _check_no_card_number(column, texts, "another text")
     return texts
 
 

@@ -30,6 +30,7 @@ from producers.feed import LabelOptions, limited
 from producers.loop_options import CLOSED_LOOP_FRAUD_SCALE
 from producers.present_system import with_present_system
 from producers.simulator import Drift, SimulatorOptions, expected_transactions, simulate
+from producers.tokens import Tokeniser
 from stack.connections import current_settings, kafka_servers_of
 
 LABEL_DELAY = "7d"
@@ -129,7 +130,8 @@ def publish_command(
 ) -> None:
     """Publish a file's events, or simulated ones, and their labels to Kafka.
 
-    FILE is CSV or Parquet with the columns of the schema in the settings.
+    FILE is CSV or Parquet with the columns of the schema in the settings. Card numbers in a field
+    with `tokenise` leave as tokens.
     """
     if (file is not None) == simulated:
         raise click.UsageError("give either a FILE or --simulate")
@@ -142,7 +144,10 @@ def publish_command(
         world = world_of(options)
         batches, total = simulated_events(schema, world, incumbent=options["incumbent"])
     else:
-        batches, total = file_events(file, schema, labels=labels is not None, sort=sort)
+        tokeniser = Tokeniser.of(settings, schema)
+        batches, total = file_events(
+            file, schema, labels=labels is not None, sort=sort, tokeniser=tokeniser
+        )
     if limit is not None:
         batches, total = limited(batches, limit), min(limit, total or limit)
     _publish(batches, total, settings, schema, labels, options, as_json=as_json)
@@ -204,6 +209,11 @@ def simulated_events(
             f"the simulator makes events of {' and '.join(SIMULATED_ENTITIES)} without "
             f"categories: schema {schema.name!r} is of another kind (try card)"
         )
+    if schema.is_tokenised:
+        raise SettingError(
+            f"the simulator makes no card numbers, and schema {schema.name!r} has some to tokenise "
+            "(try card)"
+        )
     events = simulate(world)
     if not incumbent:
         return events, expected_transactions(world)
@@ -215,12 +225,12 @@ def simulated_events(
 
 
 def file_events(
-    file: Path, schema: Schema, *, labels: bool, sort: bool
+    file: Path, schema: Schema, *, labels: bool, sort: bool, tokeniser: Tokeniser | None
 ) -> tuple[Iterable[EventBatch], int | None]:
     """Give the events of a file, and how many there are."""
     from producers.datasets import count_rows, read_events  # noqa: PLC0415 - as above
 
-    batches = read_events(file, schema, labels=labels, sort=sort)
+    batches = read_events(file, schema, labels=labels, sort=sort, tokeniser=tokeniser)
     return batches, count_rows(file) if file.is_file() else None
 
 

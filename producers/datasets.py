@@ -37,10 +37,11 @@ import pyarrow.parquet as pq
 from pipeline.errors import DataError
 from pipeline.events import EVENT_TIME_MS_MIN, no_numbers
 from pipeline.incumbent import Incumbent, IncumbentReader
-from pipeline.schema import Schema
+from pipeline.schema import Entity, Schema
 from producers import columns
 from producers.batch import LABEL_UNKNOWN, EventBatch, joined
 from producers.columns import Column
+from producers.tokens import Tokeniser
 
 CHUNK_ROWS = 65_536
 CSV, PARQUET = ".csv", ".parquet"
@@ -55,6 +56,7 @@ def read_events(
     labels: bool = True,
     sort: bool = False,
     segments: Sequence[str] = (),
+    tokeniser: Tokeniser | None = None,
 ) -> Iterator[EventBatch]:
     """Give a file's events in time order, in batches.
 
@@ -66,8 +68,10 @@ def read_events(
         Read the whole file into memory and put it in time order, instead of refusing disorder.
     segments
         Columns whose values stand beside the events, and are never part of one.
+    tokeniser
+        Replaces the card numbers of a schema that has some; without one they are refused.
     """
-    wanted = _Wanted.of(path, schema, labels=labels, segments=segments)
+    wanted = _Wanted.of(path, schema, labels=labels, segments=segments, tokeniser=tokeniser)
     batches = _batches(path, wanted)
     if sort:
         yield from _sorted(list(batches))
@@ -111,9 +115,18 @@ class _Wanted:
     scenario: str | None
     segments: tuple[str, ...]
     incumbent: tuple[str, ...]
+    tokeniser: Tokeniser | None
 
     @classmethod
-    def of(cls, path: Path, schema: Schema, *, labels: bool, segments: Sequence[str]) -> "_Wanted":
+    def of(
+        cls,
+        path: Path,
+        schema: Schema,
+        *,
+        labels: bool,
+        segments: Sequence[str],
+        tokeniser: Tokeniser | None,
+    ) -> "_Wanted":
         present = column_names(path)
         # A stream may leave out the currency where the schema has a default, and so may a file.
         optional = schema.currency_default and schema.currency not in present
@@ -127,6 +140,7 @@ class _Wanted:
             scenario=next((name for name in free if name in present), None),
             segments=tuple(segments),
             incumbent=tuple(name for name in schema.incumbent_fields if name in present),
+            tokeniser=tokeniser,
         )
         missing = [name for name in wanted.columns if name not in present]
         if missing:
@@ -203,10 +217,17 @@ def _batch(frame: pd.DataFrame, wanted: _Wanted, first_row: int) -> EventBatch:
     def column(name: str) -> Column:
         return Column(wanted.file, name, first_row, frame[name])
 
+    times = columns.times(column(schema.event_time))
+
+    def ids(entity: Entity) -> list[str]:
+        if entity.tokenise and wanted.tokeniser is not None:
+            return columns.tokens(column(entity.field), times, wanted.tokeniser)
+        return columns.ids(column(entity.field))
+
     return EventBatch(
         transaction_id=columns.ids(column(schema.event_id)),
-        event_time_ms=columns.times(column(schema.event_time)),
-        keys=tuple(columns.ids(column(entity.field)) for entity in schema.entities),
+        event_time_ms=times,
+        keys=tuple(ids(entity) for entity in schema.entities),
         amount_minor=(
             columns.amounts(column(schema.amount), schema.minor_digits)
             if schema.amount

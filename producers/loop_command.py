@@ -24,6 +24,7 @@ from producers.feed import limited
 from producers.live_loop import PATIENCE_SECONDS, Closed, publish_closed
 from producers.loop_options import loop_of, loop_options, report_lines
 from producers.publisher import Pace, Progress, Watch
+from producers.tokens import Tokeniser
 from stack.connections import current_settings, kafka_servers_of
 
 
@@ -60,7 +61,8 @@ def loop_command(
     if file is None:
         batches, total = simulated_events(schema, world_of(options))
     else:
-        batches, total = file_events(file, schema, labels=True, sort=sort)
+        tokeniser = Tokeniser.of(settings, schema)
+        batches, total = file_events(file, schema, labels=True, sort=sort, tokeniser=tokeniser)
     if limit is not None:
         batches, total = limited(batches, limit), min(limit, total or limit)
     with stopped_by_signal() as stop, progress_bar(total) as show:

@@ -35,6 +35,7 @@ from producers.replay_answer import show
 from producers.replay_options import question_options, with_models
 from producers.replay_run import ReplayPlan, file_segments, run_replay
 from producers.report_file import ReportFile
+from producers.tokens import Tokeniser
 from stack.connections import current_settings
 
 
@@ -160,7 +161,9 @@ def _events(
     asked: tuple[str, ...] = others["segment"]
     if file is not None:
         beside = file_segments(schema, asked, column_names(file)) if asked else []
-        return file.name, read_events(file, schema, segments=beside), count_rows(file)
+        tokeniser = Tokeniser.of(current_settings(), schema)
+        read = read_events(file, schema, segments=beside, tokeniser=tokeniser)
+        return file.name, read, count_rows(file)
     if asked:
         raise SettingError("--segment: simulated events have no other fields")
     batches, total = simulated_events(schema, world_of(others), incumbent=others["incumbent"])

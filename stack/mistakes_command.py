@@ -31,6 +31,7 @@ from pipeline.settings import Settings
 from pipeline.version_fold import VersionFold, split_version
 from producers.commands import Duration, moment_ms
 from producers.datasets import read_events
+from producers.tokens import Tokeniser
 from stack.connections import current_settings, kafka_servers_of
 
 
@@ -101,8 +102,10 @@ def _replayed(
     )
     following.run = run
 
+    tokeniser = Tokeniser.of(settings, schema)
+
     def batches() -> Iterator[Any]:
-        for batch in read_events(file, schema):
+        for batch in read_events(file, schema, tokeniser=tokeniser):
             events = batch.transactions()
             following.expect(events.transaction_id, batch.is_fraud)
             yield events, batch.is_fraud

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.card_numbers import is_card_number, mask_card_numbers
 from pipeline.events import (
     AMOUNT_MINOR_MAX,
     SOURCES,
@@ -17,8 +18,6 @@ from pipeline.events import (
     Problem,
     TransactionDecoder,
     encode_label,
-    is_card_number,
-    mask_card_numbers,
     minor_units,
 )
 from tests.armour.cases import CARD_NUMBER, SECRET

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from consumers.dead_letters import app_version
 from models import make_model
+from pipeline.card_numbers import mask_card_numbers
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.engine import Engine, Version
 from pipeline.errors import REASONS
@@ -31,7 +32,6 @@ from pipeline.events import (
     TransactionDecoder,
     Transactions,
     encode_outcome,
-    mask_card_numbers,
 )
 from pipeline.feature_kernels import add_to_bucket
 from pipeline.features import unusual_amounts
