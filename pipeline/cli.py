@@ -90,7 +90,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "monitor": CommandEntry(
         "consumers.commands:monitor",
         "Measure quality and drift.",
-        (*CONNECTED, *SERVING, "quality_window_events"),
+        (*CONNECTED, *SERVING, "quality_window_events", "rules"),
     ),
     "alerts": CommandEntry(
         "consumers.commands:alerts", "List what waits for review, with reasons.", CONNECTED
@@ -108,6 +108,11 @@ COMMANDS: dict[str, CommandEntry] = {
         "List, save and publish versions of the models.",
         ("kafka_servers", "state_dir", "keys_dir"),
     ),
+    "rules": CommandEntry(
+        "consumers.rules_command:rules",
+        "List and check rules, and what they caught.",
+        ("kafka_servers", "schema", "state_dir", "rules"),
+    ),
     "verify": CommandEntry(
         "consumers.verify_command:verify",
         "Make recorded decisions again, and compare.",
@@ -116,7 +121,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "replay": CommandEntry(
         "producers.replay_command:replay",
         "Run a file through the core, and measure.",
-        ("schema", *SCORING, *LEARNING, "batch_events_max", "maturity_days"),
+        ("schema", "rules", *SCORING, *LEARNING, "batch_events_max", "maturity_days"),
     ),
     "mistakes": CommandEntry(
         "stack.mistakes_command:mistakes",

@@ -92,6 +92,7 @@ class Settled:
             model_version=decision.model_version,
             challengers=decision.challengers,
             members=decision.members,
+            rules=decision.rules,
         )
 
 

@@ -61,6 +61,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     source: tuple[str, Count, Count]
     members: dict[str, Ratio] = {}
     degraded: bool = False
+    rules: list[str] = []
+    rules_version: str = ""
 
 
 class TrainingExample(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -85,6 +87,7 @@ class TrainingExample(msgspec.Struct, frozen=True, gc=False, omit_defaults=True)
     model_version: str
     challengers: dict[str, Ratio]
     members: dict[str, Ratio] = {}
+    rules: list[str] = []
 
     @property
     def is_fraud(self) -> bool:
