@@ -242,9 +242,9 @@ when = ["amount >= 60.01"]
 def test_a_rule_has_its_hits_precision_and_money(run: Run, tmp_path: Path, state: str) -> None:
     path = tmp_path / "rules.toml"
     path.write_text(RULES.format(state=state))
-    plain = answer(run("--json", schema="handbook"))
-    found = answer(run("--json", schema="handbook", rules=str(path)))
-    table = run(schema="handbook", rules=str(path)).stdout
+    plain = answer(run("--json"))
+    found = answer(run("--json", rules=str(path)))
+    table = run(rules=str(path)).stdout
 
     [row] = found["rules"]
     assert (row["rule"], row["genuine"], row["genuine_minor"]) == ("RULE_LARGE", 0, 0)
