@@ -30,11 +30,11 @@ from consumers.dead_letters import InputRecord
 from consumers.model_feed import ModelFeed
 from consumers.outbox_publisher import OutboxPublisher
 from consumers.redis_store import RedisStore
+from consumers.rules_file import RulesFile
 from consumers.scorer import Parts, Scorer
 from pipeline.commit import Change, Stored
 from pipeline.counts import WorkerCounts
 from pipeline.partitioner import partition_of
-from pipeline.rules import load_rules
 from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
 from pipeline.signing import LabelVerifier
@@ -135,7 +135,7 @@ class Bench:
             kafka_servers=self._endpoints.kafka_servers,
             feed=ModelFeed(self._endpoints.kafka_servers, self._schema, self._settings, counts),
             label_verifier=LabelVerifier.of(self._settings),
-            rules=load_rules(self._settings, self._schema),
+            rules=RulesFile(self._settings, self._schema, counts),
             counts=counts,
             owner="bench",
         )

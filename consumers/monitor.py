@@ -23,6 +23,7 @@ from pipeline.metrics import registry_of
 from pipeline.monitor_samples import monitor_samples
 from pipeline.monitoring import READ_TOPICS, DeadLetter, Monitor, MonitorView
 from pipeline.records import decode_decisions, decode_examples
+from pipeline.rules import load_rules
 from pipeline.schema import load_schema
 from pipeline.settings import Settings
 from pipeline.topics import DECISIONS, TRAINING
@@ -150,6 +151,7 @@ def build_monitor(
         minor_digits=schema.minor_digits,
         features=FeaturePsi(kernel.names),
         schema_hash=kernel.schema_hash,
+        rule_codes=[rule.code for rule in load_rules(settings, schema).rules],
     )
     return MonitorProcess(monitor, settings, kafka_servers=kafka_servers, from_start=from_start)
 

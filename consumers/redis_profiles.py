@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from consumers.redis_store import as_bytes, stored_number
 from consumers.redis_types import check_missing
+from pipeline.card_testing import places_of
 from pipeline.commit import Change
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.events import Transactions
@@ -26,15 +27,26 @@ from pipeline.profiles import (
     Table,
     bucket_table,
     learned_table,
+    opened,
+    probe_table,
     traffic_table,
 )
 from pipeline.schema import Schema
-from pipeline.stored_rows import check_ring_bytes, check_rings, sealed, unsealed
+from pipeline.stored_rows import (
+    check_probe_bytes,
+    check_probes,
+    check_ring_bytes,
+    check_rings,
+    sealed,
+    unsealed,
+)
 
 # Beyond so many rows in memory a partition's cache starts anew: a row is some 300 bytes.
 CACHED_ROWS_MAX = 200_000
 # One BUCKETS change for each id, as the script unpacks it: the slot and what is added to it.
 BUCKET_CHANGE = np.dtype([("slot", "<i4"), *BUCKET.descr])
+# One PROBES change for each id: the hour, whether the amount is small, the counterpart's bit.
+PROBE_CHANGE = np.dtype([("hour", "<i4"), ("small", "<i4"), ("place", "<i4")])
 
 
 class RedisProfiles:
@@ -47,6 +59,9 @@ class RedisProfiles:
         self._traffic = traffic_table()
         self._shared: tuple[Table, ...] = ()
         self._learned: tuple[Table, ...] = ()
+        self._probed = tuple(entity.name for entity in schema.probed)
+        self._small_minor = schema.small_amount_minor
+        self._probes: tuple[Table, ...] = ()
         self._label_offset = 0
 
     def forget(self) -> None:
@@ -59,6 +74,7 @@ class RedisProfiles:
             self.forget()
         self._shared = tuple(bucket_table() for _ in self._names[1:])
         self._learned = tuple(learned_table() for _ in self._names)
+        self._probes = tuple(probe_table() for _ in self._probed)
         wanted = self._wanted(batch)
         keys = [key for _, _, keys in wanted for key in keys]
         offset, *blobs = await self._redis.mget(["pos:training", *keys])
@@ -75,6 +91,8 @@ class RedisProfiles:
             ]
             if rows and table in self._shared:
                 _load_rings(table, rows)
+            elif rows and table in self._probes:
+                _load_probes(table, rows)
             elif rows:
                 load_rows(table, rows)
 
@@ -88,6 +106,10 @@ class RedisProfiles:
         for table, name, given in zip(self._learned, self._names, batch.keys, strict=True):
             ids = list(dict.fromkeys(given))
             wanted.append((table, ids, [f"l:{name}:{key}" for key in ids]))
+        # Card testing is of entities alone, which come before the categories.
+        for table, name, given in zip(self._probes, self._probed, batch.keys, strict=False):
+            ids = list(dict.fromkeys(given))
+            wanted.append((table, ids, [f"p:{name}:{key}" for key in ids]))
         return wanted
 
     def open(self, batch: Transactions) -> ProfileView:
@@ -95,9 +117,10 @@ class RedisProfiles:
         traffic = self._traffic.slots(batch.keys[0])
         return ProfileView(
             traffic=Rows(self._traffic.rows, traffic),
-            shared=_opened(self._shared, batch.keys[1:]),
-            learned=_opened(self._learned, batch.keys),
+            shared=opened(self._shared, batch.keys[1:]),
+            learned=opened(self._learned, batch.keys),
             label_offset=self._label_offset,
+            probes=opened(self._probes, batch.keys),
         )
 
     def changes(self, decided: Transactions, unusual: NDArray[np.int8]) -> list[Change]:
@@ -112,6 +135,8 @@ class RedisProfiles:
         changes: list[Change] = [("MSET", *pairs)]
         for name, ids in zip(self._names[1:], decided.keys[1:], strict=True):
             changes += _bucket_changes(name, ids, decided, unusual)
+        if self._small_minor is not None:
+            changes += _probe_changes(self._probed, decided, self._small_minor)
         return changes
 
 
@@ -137,9 +162,13 @@ def _load_rings(table: Table, loaded: _Loaded) -> None:
     check_rings([name for _, name, _ in loaded], table.rows[table.slots(ids)])
 
 
-def _opened(tables: Sequence[Table], keys: Sequence[list[str]]) -> tuple[Rows, ...]:
-    slots = [table.slots(ids) for table, ids in zip(tables, keys, strict=True)]
-    return tuple(Rows(table.rows, given) for table, given in zip(tables, slots, strict=True))
+def _load_probes(table: Table, loaded: _Loaded) -> None:
+    """Set rows of card testing from their stored forms, if those can be."""
+    for _, name, stored in loaded:
+        check_probe_bytes(name, stored)
+    ids = [key for key, _, _ in loaded]
+    table.load(ids, [stored for _, _, stored in loaded])
+    check_probes([name for _, name, _ in loaded], table.rows[table.slots(ids)])
 
 
 def _bucket_changes(
@@ -160,3 +189,18 @@ def _bucket_changes(
     for row, key in enumerate(ids):
         packed.setdefault(key, []).append(added[row].tobytes())
     return [("BUCKETS", f"r:{name}:{key}", b"".join(parts)) for key, parts in packed.items()]
+
+
+def _probe_changes(names: Sequence[str], decided: Transactions, small_minor: int) -> list[Change]:
+    """Pack what each id's row of card testing is told of each event."""
+    added = np.zeros(len(decided), dtype=PROBE_CHANGE)
+    added["hour"] = decided.event_time_ms // HOUR_MS
+    added["small"] = decided.amount_minor <= small_minor
+    changes: list[Change] = []
+    for number, (name, ids) in enumerate(zip(names, decided.keys, strict=False)):
+        added["place"] = places_of(decided.keys[0 if number else 1])
+        packed: dict[str, list[bytes]] = {}
+        for row, key in enumerate(ids):
+            packed.setdefault(key, []).append(added[row].tobytes())
+        changes += [("PROBES", f"p:{name}:{key}", b"".join(parts)) for key, parts in packed.items()]
+    return changes

@@ -5,6 +5,7 @@ One script applies a commit: it compares the position and then makes all changes
     pos:NAME out:NAME      position and outbox of an input (`transactions:3`, `feedback:3`, ...)
     c:P:CARD               traffic row of the partition key, one writer: the owner of partition P
     r:ENTITY:ID            bucket ring of a shared entity, added to by every partition
+    p:ENTITY:ID            row of card testing, added to by every partition, where the schema asks
     l:ENTITY:ID            learned row, one writer: the trainer; `pos:training` stands beside it
     w:P:BUCKET             entries of the index of waiting decisions (`pipeline/waiting_index.py`)
     index:P                its `entries`, the newest `offset` it holds, where the `sweep` stands
@@ -71,6 +72,30 @@ function custom.BUCKETS(key, packed)
     end
 end
 
+-- Card testing (PROBES of pipeline/profiles.py): 25 hours of 12 bytes, then 4 sketches of 68.
+local function add_probe(key, hour, small, place)
+    local first = hour % 25 * 12
+    local stored = redis.call('GETRANGE', key, first, first + 11)
+    local b, n, s = -1, 0, 0
+    if #stored == 12 then b, n, s = struct.unpack('<i4i4i4', stored) end
+    if b < hour then n, s = 0, 0 end
+    if b <= hour then
+        redis.call('SETRANGE', key, first, struct.pack('<i4i4i4', hour, n + 1, s + small))
+    end
+    first = 300 + hour % 4 * 68
+    stored = redis.call('GETRANGE', key, first, first + 3)
+    b = -1
+    if #stored == 4 then b = struct.unpack('<i4', stored) end
+    if b < hour then
+        redis.call('SETRANGE', key, first, struct.pack('<i4', hour) .. string.rep('\0', 64))
+    end
+    if b <= hour then redis.call('SETBIT', key, (first + 4) * 8 + place, 1) end
+end
+function custom.PROBES(key, packed)
+    for at = 1, #packed, 12 do
+        add_probe(key, struct.unpack('<i4i4i4', packed, at))
+    end
+end
 -- The index of waiting decisions. An entry: offset (6 bytes), outcome (1; 128 and more: nothing was
 -- decided yet), verdict. Offset, outcome and verdict each have a writer of their own.
 function custom.INDEX(p, newest, packed)

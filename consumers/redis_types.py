@@ -19,7 +19,8 @@ FOREIGN = "FOREIGN"
 # Goes before the commit script, and ends it before its first change.
 CHECK_SCRIPT = """
 do
-    local kinds = {HSET='hash', HDEL='hash', HINCRBY='hash', ZADD='zset', BUCKETS='string'}
+    local kinds = {HSET='hash', HDEL='hash', HINCRBY='hash', ZADD='zset', BUCKETS='string',
+        PROBES='string'}
     local of_partition = {index='hash', ledger='hash', review='zset', alert='hash'}
     local with_partition = {INDEX=true, VERDICT=true, OUTCOME=true, SWEEP=true, ALERTS=true}
     local seen = {}

@@ -14,6 +14,7 @@ from consumers.model_feed import ModelFeed
 from consumers.redis_ids import RedisIds
 from consumers.redis_profiles import RedisProfiles
 from consumers.redis_store import RedisStore, stored_number
+from consumers.rules_file import RulesFile
 from consumers.timing import timed
 from consumers.waiting_store import index_changes
 from pipeline.admission import Admission
@@ -26,7 +27,6 @@ from pipeline.feedback import MemoryWaiting
 from pipeline.policy import REVIEW
 from pipeline.recent_ids import conflict
 from pipeline.records import ACTIONS, DecisionRecord, encode_record
-from pipeline.rules import Rules
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 from pipeline.signing import LabelVerifier
@@ -48,7 +48,7 @@ class Parts:
     kafka_servers: str
     feed: ModelFeed
     label_verifier: LabelVerifier
-    rules: Rules
+    rules: RulesFile
     counts: WorkerCounts
     owner: str
 
@@ -101,9 +101,9 @@ class Scorer(Part):
         with timed(counts, "decide"), own_code():
             in_force = self._parts.feed.in_force
             if in_force is None:
-                self._engine.adopt_rules(self._parts.rules)
+                self._engine.adopt_rules(self._parts.rules.current)
             else:
-                self._engine.adopt(*in_force)
+                self._engine.adopt(*in_force, self._parts.rules.current)
             decisions = self._engine.decide(batch)
             indexed_ms = self._watermark_ms
             published, changes = self._step(decisions, [records[row].offset for row in rows])

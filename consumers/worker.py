@@ -31,6 +31,7 @@ from consumers.model_feed import ModelFeed
 from consumers.outbox_publisher import OutboxPublisher
 from consumers.outcome_reader import OutcomeReader
 from consumers.redis_store import RedisStore
+from consumers.rules_file import RulesFile
 from consumers.scorer import Parts, Scorer
 from consumers.watchdog import (
     Progress,
@@ -41,7 +42,6 @@ from consumers.watchdog import (
 from pipeline.commit import OutboxRecord
 from pipeline.counts import WorkerCounts
 from pipeline.errors import CommitError, FraudstreamError
-from pipeline.rules import load_rules
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 from pipeline.signing import LabelVerifier
@@ -94,7 +94,7 @@ class Worker:
             kafka_servers=kafka_servers,
             feed=self._feed,
             label_verifier=LabelVerifier.of(settings),
-            rules=load_rules(settings, schema),
+            rules=RulesFile(settings, schema, self.counts),
             counts=self.counts,
             owner=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         )
@@ -152,6 +152,7 @@ class Worker:
         tasks = [
             self._guarded(self._feed.follow()),
             self._guarded(self._tick()),
+            self._guarded(self._parts.rules.follow()),
             keep_watching_the_loop(),
         ]
         self._running = [asyncio.create_task(task) for task in tasks]

@@ -218,6 +218,35 @@ _QUALITY = Screen(
             ),
         ),
         _panel(
+            "Rules beside the model",
+            "Decisions for which each rule held, acting or watching (docs/rules.md).",
+            "none",
+            ("sum by (rule) (increase(fraud_rule_hits_total[1h]))", "{{rule}} in 1 hour"),
+        ),
+        _panel(
+            "Precision of rules",
+            "Share of frauds among the labelled decisions of each rule, since the monitor began.",
+            "percentunit",
+            (
+                'sum by (rule) (fraud_rule_labels{verdict="fraud"}) '
+                "/ (sum by (rule) (fraud_rule_labels) > 0)",
+                "{{rule}}",
+            ),
+        ),
+        _panel(
+            "Money of rules",
+            "Amount of the frauds that each rule met (fraud), and of its false alarms (genuine).",
+            "none",
+            ("fraud_rule_labelled_amount", "{{rule}} {{verdict}}"),
+        ),
+        _panel(
+            "Changed files of rules",
+            "Taken by running workers, and refused.",
+            "none",
+            ("sum(fraud_rules_files_taken_total)", "taken"),
+            ("sum(fraud_rules_files_refused_total)", "refused"),
+        ),
+        _panel(
             "Fraud rate of the labels",
             "Of those of the last hour.",
             "percentunit",

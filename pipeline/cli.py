@@ -102,7 +102,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "monitor": CommandEntry(
         "consumers.commands:monitor",
         "Measure quality and drift.",
-        (*CONNECTED, *SERVING, "quality_window_events"),
+        (*CONNECTED, *SERVING, "quality_window_events", "rules"),
     ),
     "alerts": CommandEntry(
         "consumers.commands:alerts", "List what waits for review, with reasons.", CONNECTED
@@ -123,6 +123,11 @@ COMMANDS: dict[str, CommandEntry] = {
         "List, save and publish versions of the models.",
         ("kafka_servers", "state_dir", "keys_dir"),
     ),
+    "rules": CommandEntry(
+        "consumers.rules_command:rules",
+        "List and check rules, and what they caught.",
+        ("kafka_servers", "schema", "state_dir", "rules"),
+    ),
     "verify": CommandEntry(
         "consumers.verify_command:verify",
         "Make recorded decisions again, and compare.",
@@ -131,7 +136,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "replay": CommandEntry(
         "producers.replay_command:replay",
         "Run a file through the core, and measure.",
-        ("schema", "keys_dir", *SCORING, *LEARNING, "batch_events_max", "maturity_days"),
+        ("schema", "keys_dir", "rules", *SCORING, *LEARNING, "batch_events_max", "maturity_days"),
     ),
     "schema": CommandEntry(
         "producers.schema_command:schema", "Propose a schema for a file, check a file by one."

@@ -115,6 +115,9 @@ class WorkerCounts:
         Records of the models topic that were refused, by what was wrong.
     degraded, rules_in_force
         Decisions made by rules for want of a model, and whether they decide now.
+    rules_taken, rules_refused, rules_are_broken
+        Changed files of rules that were taken and refused, and whether the file as it stands is
+        not the one in force.
     watermark_ms
         Highest event time by partition held; remove a partition that is revoked.
     stage_seconds
@@ -150,6 +153,9 @@ class WorkerCounts:
     )
     degraded: int = 0
     rules_in_force: bool = False
+    rules_taken: int = 0
+    rules_refused: int = 0
+    rules_are_broken: bool = False
     watermark_ms: dict[int, int] = field(default_factory=dict)
     stage_seconds: dict[Stage, Buckets] = field(
         default_factory=lambda: {stage: Buckets(STAGE_SECONDS_BOUNDS) for stage in STAGES}

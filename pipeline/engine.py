@@ -3,7 +3,7 @@
 `decide` takes events in the order of their log: profiles are opened, features are read and the
 events recorded, the models in force score, the policy acts. `label` joins labels to what was
 decided; what it gives is learned by `Learner`, in another process or in this one. Where no model
-can be had, rules decide (`rules.py`).
+can be had, rules decide; others act or watch beside the model (`rules.py`).
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from pipeline.policy import Policy, Reasons
 from pipeline.profiles import Profiles
 from pipeline.recent_ids import MemoryIds, RecentIds, Sifted
 from pipeline.records import ACTIONS, DecisionRecord
-from pipeline.rules import Rules
+from pipeline.rules import NO_RULES, Rules
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 
@@ -61,6 +61,8 @@ class Decisions:
     members: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     conflicts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     degraded: bool = False
+    rules: Sequence[list[str]] = ()
+    rules_version: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -92,6 +94,8 @@ class Decisions:
         scores, actions = self.scores[part].tolist(), self.actions[part].tolist()
         currency, reasons = events.currency[part], self.reasons[part]
         incumbents = events.incumbents[part] or (None,) * len(sources)
+        # Of many no rule was asked; they may share a list, which nobody changes.
+        rules: Sequence[list[str]] = self.rules[part] if self.rules else [[]] * len(sources)
         return [
             DecisionRecord(
                 transaction_id=transaction_id,
@@ -113,6 +117,8 @@ class Decisions:
                 members={name: given[place] for name, given in members.items()},
                 degraded=self.degraded,
                 incumbent=incumbents[place],
+                rules=rules[place],
+                rules_version=self.rules_version,
             )
             for place, transaction_id in enumerate(events.transaction_id[part])
         ]
@@ -142,11 +148,14 @@ class Engine:
         self._champion: Version | None = None
         self._challengers: tuple[Version, ...] = ()
         self._rules: Rules | None = None
+        self._beside = NO_RULES
 
-    def adopt(self, champion: Version, challengers: Sequence[Version] = ()) -> None:
-        """Score with these versions from the next batch on."""
+    def adopt(
+        self, champion: Version, challengers: Sequence[Version] = (), rules: Rules = NO_RULES
+    ) -> None:
+        """Score with these versions from the next batch on, these rules beside them."""
         self._champion, self._challengers = champion, tuple(challengers)
-        self._rules = None
+        self._rules, self._beside = None, rules
 
     def adopt_rules(self, rules: Rules) -> None:
         """Decide by these rules alone from the next batch on: no model can be had."""
@@ -166,14 +175,22 @@ class Engine:
         members = dict(scored.members)
         for version in self._challengers:
             members |= version.model.member_scores(features)
+        ruling = self._beside.overrule(
+            features,
+            batch.amount_minor,
+            self._policy.actions(scored.scores),
+            self._policy.reasons(scored.contributions),
+        )
         return Decisions(
             rows=sifted.fresh,
             transactions=batch,
             entity_names=self._names,
             features=features,
             scores=scored.scores,
-            actions=self._policy.actions(scored.scores),
-            reasons=self._policy.reasons(scored.contributions),
+            actions=ruling.actions,
+            reasons=ruling.reasons,
+            rules=ruling.held,
+            rules_version=ruling.version,
             model_version=self._champion.name,
             policy_version=self._policy.version,
             label_offset=view.label_offset,
@@ -210,6 +227,8 @@ class Engine:
             challengers={},
             conflicts=sifted.conflicts,
             degraded=True,
+            rules=ruling.held,
+            rules_version=ruling.version,
         )
 
     def label(self, labels: Sequence[Label], *, training_seq: int) -> list[Settled]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.card_testing import places_of, probe_kernel
 from pipeline.errors import SchemaError
 from pipeline.events import Transactions
 from pipeline.feature_kernels import (
@@ -71,7 +72,15 @@ def _computed_features(schema: Schema) -> list[Feature]:
         features += _learned_features(name)
     for name in (first, *others):
         features += _alike_features(name)
+    for entity in schema.probed:
+        features += _probe_features(entity.name, _counterpart(schema, entity.name))
     return features
+
+
+def _counterpart(schema: Schema, name: str) -> str:
+    """Name what is counted of an entity: of the first the second, of all others the first."""
+    first, second, *_ = (entity.name for entity in schema.entities)
+    return second if name == first else first
 
 
 def _kept(computed: Sequence[Feature], schema: Schema) -> list[int]:
@@ -100,9 +109,14 @@ def _own_numbers(schema: Schema) -> Iterator[Feature]:
         yield Feature(number.name, meaning, "its own", f"{number.name.upper()}_UNUSUAL")
 
 
-def schema_hash(features: tuple[Feature, ...]) -> str:
-    """Name a list of features: the same names in the same order have the same hash."""
-    text = "\n".join([str(FEATURES_VERSION), *(feature.name for feature in features)])
+def schema_hash(features: tuple[Feature, ...], small_amount_minor: int | None = None) -> str:
+    """Name a list of features: the same names in the same order have the same hash.
+
+    Where features tell of small amounts, the name tells up to which amount one is small.
+    """
+    names = [feature.name for feature in features]
+    small = [] if small_amount_minor is None else [f"small_amount_minor={small_amount_minor}"]
+    text = "\n".join([str(FEATURES_VERSION), *names, *small])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -229,11 +243,26 @@ def _alike_features(name: str) -> Iterator[Feature]:
         )
 
 
+def _probe_features(name: str, other: str) -> Iterator[Feature]:
+    code = f"{name.upper()}_SMALL_AMOUNTS"
+    for span in ("1h", "1d"):
+        meaning = f"small or zero amounts of the {name} in the {span} before, in whole hours"
+        yield Feature(f"{name}_small_{span}", meaning, "events", code)
+    for span in ("1h", "1d"):
+        meaning = f"share of small amounts among the {name}'s events in the {span} before"
+        yield Feature(f"{name}_small_share_{span}", meaning, "ratio", code)
+    yield Feature(
+        f"{name}_{other}s_1h", f"different {other}s of the {name} in the 1h before, estimated",
+        "count", f"{name.upper()}_MANY_{other.upper()}S",
+    )  # fmt: skip
+
+
 EVENT_WIDTH = len(list(_event_features()))
 TRAFFIC_WIDTH = len(list(_traffic_features("e")))
 SHARED_WIDTH = len(list(_shared_features("e")))
 LEARNED_WIDTH = len(list(_learned_features("e")))
 ALIKE_WIDTH = len(list(_alike_features("e")))
+PROBE_WIDTH = len(list(_probe_features("e", "f")))
 
 
 def unusual_amounts(features: NDArray[np.float32], schema: Schema) -> NDArray[np.int8]:
@@ -255,7 +284,8 @@ class FeatureKernel:
 
     def __init__(self, schema: Schema) -> None:
         self.table = feature_table(schema)
-        self.schema_hash = schema_hash(self.table)
+        self._small_minor = schema.small_amount_minor
+        self.schema_hash = schema_hash(self.table, self._small_minor)
         self.names = tuple(feature.name for feature in self.table)
         self._has_counterpart = len(schema.keyed) > 1
         computed = _computed_features(schema)
@@ -283,6 +313,14 @@ class FeatureKernel:
         for part in view.learned:
             alike_kernel(part.values, part.slots, times, unusual, out, column)
             column += ALIKE_WIDTH
+        if self._small_minor is not None:
+            small = amounts <= self._small_minor
+            places = [places_of(batch.keys[1]), places_of(batch.keys[0])]
+            for number, part in enumerate(view.probes):
+                of_other, rows = places[min(number, 1)], part.values
+                hours, seen = rows["hours"], rows["seen"]
+                probe_kernel(hours, seen, part.slots, times, small, of_other, out, column)
+                column += PROBE_WIDTH
         return self._with_numbers(out, batch.numbers)
 
     def _with_numbers(

@@ -93,6 +93,7 @@ class Settled:
             model_version=decision.model_version,
             challengers=decision.challengers,
             members=decision.members,
+            rules=decision.rules,
         )
 
 

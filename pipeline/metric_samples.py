@@ -40,6 +40,9 @@ def worker_samples(counts: WorkerCounts) -> list[Sample]:
         *by_label("fraud_models_refused_total", counts.models_refused.items()),
         ("fraud_degraded_decisions_total", (), counts.degraded),
         ("fraud_rules_in_force", (), int(counts.rules_in_force)),
+        ("fraud_rules_files_taken_total", (), counts.rules_taken),
+        ("fraud_rules_files_refused_total", (), counts.rules_refused),
+        ("fraud_rules_file_broken", (), int(counts.rules_are_broken)),
         *_watermarks(counts),
         *by_label("fraud_decision_duration_seconds", counts.stage_seconds.items()),
     ]

@@ -55,6 +55,9 @@ _WORKER = _rows(
     ("fraud_models_refused_total", "counter", "Records of models refused", ("fault",)),
     ("fraud_degraded_decisions_total", "counter", "Decisions by rules, for want of a model", ()),
     ("fraud_rules_in_force", "gauge", "Whether rules decide, for want of a model", ()),
+    ("fraud_rules_files_taken_total", "counter", "Changed files of rules taken", ()),
+    ("fraud_rules_files_refused_total", "counter", "Changed files of rules refused", ()),
+    ("fraud_rules_file_broken", "gauge", "Whether the file of rules is refused as it stands", ()),
     (
         "fraud_watermark_timestamp_seconds",
         "gauge",
@@ -153,6 +156,19 @@ _MONITOR = _rows(
         "counter",
         "Decisions with a label, by what was done and what was true",
         ("action", "verdict"),
+    ),
+    (
+        "fraud_rule_hits_total",
+        "counter",
+        "Decisions for which a rule held, acting or watching",
+        ("rule",),
+    ),
+    ("fraud_rule_labels", "gauge", "Labels of such decisions", ("rule", "verdict")),
+    (
+        "fraud_rule_labelled_amount",
+        "gauge",
+        "Their amount in major units, of whatever currency",
+        ("rule", "verdict"),
     ),
     (
         "fraud_judged_amount_total",

@@ -50,6 +50,7 @@ def _labelled(monitor: Monitor) -> Iterator[Sample]:
     yield from by_labels("fraud_judged_decisions_total", monitor.judged.items())
     major, amounts = 10**monitor.minor_digits, monitor.judged_amounts.items()
     yield from by_labels("fraud_judged_amount_total", amounts, divisor=major)
+    yield from _ruled(monitor)
     for share in monitor.labelled:
         age = (str(share.age_days),)
         yield "fraud_aged_decisions", age, share.decisions
@@ -57,6 +58,17 @@ def _labelled(monitor: Monitor) -> Iterator[Sample]:
     top = (str(CARDS_TOP),)
     yield from known("fraud_card_precision_ratio", top, monitor.card_precision.value)
     yield "fraud_card_precision_days", top, monitor.card_precision.days
+
+
+def _ruled(monitor: Monitor) -> Iterator[Sample]:
+    major = 10**monitor.minor_digits
+    for found in monitor.rules.numbers:
+        yield "fraud_rule_hits_total", (found.rule,), found.hits
+        fraud, genuine = (found.rule, "fraud"), (found.rule, "genuine")
+        yield "fraud_rule_labels", fraud, found.frauds
+        yield "fraud_rule_labels", genuine, found.genuine
+        yield "fraud_rule_labelled_amount", fraud, found.fraud_minor / major
+        yield "fraud_rule_labelled_amount", genuine, found.genuine_minor / major
 
 
 def _judged(name: str, window: PrequentialWindow) -> Iterator[Sample]:

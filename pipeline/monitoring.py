@@ -39,6 +39,7 @@ from pipeline.records import (
     DecisionRecord,
     TrainingExample,
 )
+from pipeline.rule_stats import RuleStats
 from pipeline.top_cards import CardPrecision
 from pipeline.topics import DEAD_LETTERS, DECISIONS, TRAINING
 from pipeline.version_quality import VersionQuality
@@ -147,6 +148,8 @@ class Monitor:
         The index of each feature; without it features are not looked at.
     schema_hash
         Names the features that `features` knows; those of other decisions are counted, not read.
+    rule_codes
+        Codes of the rules in force, which are shown before they first hold.
     """
 
     def __init__(
@@ -158,6 +161,7 @@ class Monitor:
         psi: ScorePsi | None = None,
         features: FeaturePsi | None = None,
         schema_hash: str = "",
+        rule_codes: Iterable[str] = (),
     ) -> None:
         self.window_events = window_events
         self.entity = entity
@@ -181,6 +185,7 @@ class Monitor:
         self.corrections = {"inside": 0, "outside": 0}
         self.judged = {(action, verdict): 0 for action in ACTIONS for verdict in VERDICTS}
         self.judged_amounts = dict.fromkeys(self.judged, 0)
+        self.rules = RuleStats(rule_codes)
         self.model_scores_ignored = 0
         self.first_event_ms: int | None = None
         self.last_event_ms: int | None = None
@@ -333,6 +338,7 @@ class Monitor:
         self.actions[record.action] += 1
         place = (record.action, self._currency(record.currency))
         self.amounts[place] = self.amounts.get(place, 0) + record.amount
+        self.rules.decided(record.rules, record.amount)
         self.maturity.observe_decision(record.event_time)
         card = record.keys.get(self.entity)
         if card is not None:
@@ -350,6 +356,9 @@ class Monitor:
         delay_seconds = _delay_ms(example) / 1000
         self.label_delays[example.source].observe(delay_seconds)
         corrects = example.supersedes is not None
+        self.rules.labelled(
+            example.rules, example.amount, is_fraud=example.is_fraud, corrects=corrects
+        )
         if not corrects:
             self.maturity.observe_label(example.event_time)
             self.judged[example.action, example.verdict] += 1

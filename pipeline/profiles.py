@@ -7,6 +7,9 @@ Three kinds of row, after who may write them:
 - `BUCKET` rings, for entities that every partition sees: whole numbers in buckets of event time. A
   slot keeps the newest bucket that fell on it, so the end state is the same in any order of events.
 - `LEARNED`, for both: what labels teach. One writer, the learner, in the order of the training log.
+- `PROBES`, for both, where the schema asks for card testing: small amounts and different
+  counterparts, by hour of event time. Each hour has one place, where the newest that fell on it
+  stays; its counts are added to and its bits only ever set, so any order gives the same again.
 
 >>> table = Table(TRAFFIC)
 >>> table.slots(["c1", "c2", "c1"]).tolist(), len(table)
@@ -30,6 +33,11 @@ RECENT_COUNTERPARTS = 8
 HOUR_SLOTS = 25
 DAY_SLOTS = 31
 BUCKET_SLOTS = HOUR_SLOTS + DAY_SLOTS
+# Different counterparts are told for the hour of an event and the one before, and events come late.
+SEEN_SLOTS = 4
+# Bits of an hour's sketch. Three different counterparts of 1,000 take one bit in 1 of 170 cases;
+# beyond some 3,000 in an hour all bits are set.
+SEEN_BITS = 512
 
 TRAFFIC = np.dtype(
     [
@@ -44,6 +52,13 @@ TRAFFIC = np.dtype(
     ]
 )
 BUCKET = np.dtype([("bucket", "<i4"), ("count", "<i4"), ("amount", "<i8"), ("unusual", "<i4")])
+PROBES = np.dtype(
+    [
+        ("hours", [("bucket", "<i4"), ("count", "<i4"), ("small", "<i4")], (HOUR_SLOTS,)),
+        # One bit for each hash of a counterpart, the first in the highest place of its byte.
+        ("seen", [("bucket", "<i4"), ("bits", "u1", (SEEN_BITS // 8,))], (SEEN_SLOTS,)),
+    ]
+)
 LEARNED = np.dtype(
     [
         ("reference_ms", "<i8"),  # newest event time that was learned from
@@ -68,7 +83,7 @@ LEARNED = np.dtype(
 )
 
 Structured = NDArray[Any]
-"""An array of one of the three row types."""
+"""An array of one of the row types."""
 Record = Any
 """One row of such an array; numpy gives its fields no types."""
 
@@ -136,6 +151,11 @@ def bucket_table() -> Table:
     return Table(BUCKET, width=BUCKET_SLOTS)
 
 
+def probe_table() -> Table:
+    """Make an empty table for the small amounts and the counterparts of an entity."""
+    return Table(PROBES)
+
+
 def learned_table() -> Table:
     """Make an empty table for what labels teach of an entity."""
     return Table(LEARNED)
@@ -157,6 +177,7 @@ class ProfileView:
     shared: tuple[Rows, ...]
     learned: tuple[Rows, ...]
     label_offset: int
+    probes: tuple[Rows, ...] = ()
 
 
 class Profiles(Protocol):
@@ -176,10 +197,7 @@ class LearnedProfiles:
 
     def rows(self, keys: Sequence[Sequence[str]]) -> tuple[Rows, ...]:
         """Give the rows of events whose ids stand in one list for each entity."""
-        opened = [table.slots(ids) for table, ids in zip(self.tables, keys, strict=True)]
-        return tuple(
-            Rows(table.rows, slots) for table, slots in zip(self.tables, opened, strict=True)
-        )
+        return opened(self.tables, keys)
 
 
 class MemoryProfiles:
@@ -188,20 +206,25 @@ class MemoryProfiles:
     def __init__(self, schema: Schema, learned: LearnedProfiles) -> None:
         self._traffic = traffic_table()
         self._shared = tuple(bucket_table() for _ in schema.keyed[1:])
+        self._probes = tuple(probe_table() for _ in schema.probed)
         self._learned = learned
 
     def open(self, batch: Transactions) -> ProfileView:
         """Give the rows of a batch's entities, writable, as of now."""
-        shared = [table.slots(ids) for table, ids in zip(self._shared, batch.keys[1:], strict=True)]
         traffic = self._traffic.slots(batch.keys[0])
         return ProfileView(
             traffic=Rows(self._traffic.rows, traffic),
-            shared=tuple(
-                Rows(table.rows, slots) for table, slots in zip(self._shared, shared, strict=True)
-            ),
+            shared=opened(self._shared, batch.keys[1:]),
             learned=self._learned.rows(batch.keys),
             label_offset=self._learned.offset,
+            probes=opened(self._probes, batch.keys),
         )
+
+
+def opened(tables: Sequence[Table], keys: Sequence[Sequence[str]]) -> tuple[Rows, ...]:
+    """Give the rows of events in tables of the first so many entities, a table each."""
+    slots = [table.slots(ids) for table, ids in zip(tables, keys, strict=False)]
+    return tuple(Rows(table.rows, given) for table, given in zip(tables, slots, strict=True))
 
 
 def counterpart_hashes(ids: Sequence[str]) -> NDArray[np.int64]:

@@ -62,6 +62,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     members: dict[str, Ratio] = {}
     degraded: bool = False
     incumbent: Incumbent | None = None
+    rules: list[str] = []
+    rules_version: str = ""
 
 
 class TrainingExample(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -86,6 +88,7 @@ class TrainingExample(msgspec.Struct, frozen=True, gc=False, omit_defaults=True)
     model_version: str
     challengers: dict[str, Ratio]
     members: dict[str, Ratio] = {}
+    rules: list[str] = []
 
     @property
     def is_fraud(self) -> bool:

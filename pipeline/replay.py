@@ -32,6 +32,7 @@ from pipeline.model_timing import TimedModel
 from pipeline.profiles import MemoryProfiles
 from pipeline.quality.budget import ALERTS_A_DAY
 from pipeline.records import ACTIONS
+from pipeline.rules import NO_RULES, Rules
 from pipeline.schema import Schema
 from pipeline.score_log import ScoreLog
 from pipeline.settings import Settings
@@ -130,6 +131,8 @@ class Replay:
     labels
         What tells which labels and outcomes become known, and when; by default every label comes
         after the constant delay of the options.
+    rules
+        Rules that act or watch beside the model.
     maturity
         Of which decisions silence proves that they were genuine.
     """
@@ -147,6 +150,7 @@ class Replay:
         snapshot: Snapshot | None = None,
         labels: LabelSource | None = None,
         maturity: WentThrough = went_through,
+        rules: Rules = NO_RULES,
     ) -> None:
         self._settings, self._options = settings, options
         self._decided = decided or (lambda decisions: None)
@@ -154,6 +158,7 @@ class Replay:
         self._settled = settled or (lambda labels: None)
         self._learned = learned or (lambda found: None)
         self._learns = snapshot is None
+        self._rules = rules
         self._names = names = (settings.model, *settings.challenger_names)
         if snapshot is not None:
             self._names = names = (snapshot.model.name,)
@@ -310,7 +315,7 @@ class Replay:
         champion, *challengers = (
             Version(model, self._learner.offset) for model in self._learner.models
         )
-        self._engine.adopt(champion, challengers)
+        self._engine.adopt(champion, challengers, self._rules)
         return champion.name
 
     def _adopt_only(self, snapshot: Snapshot, schema_hash: str) -> None:
@@ -321,5 +326,5 @@ class Replay:
                 f"those of the schema {schema_hash}: it was learned with another schema"
             )
         [model] = cast("list[Model]", self.models)
-        self._engine.adopt(Version(model, snapshot.training_offset))
+        self._engine.adopt(Version(model, snapshot.training_offset), rules=self._rules)
         self.result.model_version = snapshot.version

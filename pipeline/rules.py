@@ -1,8 +1,14 @@
-"""Rules that decide while no model can be had: few, plain, and read from a TOML file.
+"""Rules beside the model, or in its place while none can be had: plain, read from a TOML file.
 
 A rule has a reason code, an action (review or decline) and conditions that must all hold, over the
-amount in major units and features by name. The strongest action of the rules that hold is taken;
-their codes are the reasons. A missing feature fulfils no condition.
+amount in major units and features by name. A missing feature fulfils no condition. Its state says
+when it is asked:
+
+    act        beside the model: the stronger action of the two is taken, the score is untouched
+    shadow     beside the model: that it held is recorded with the decision, and nothing else
+    fallback   only while no model can be had (then `act` acts as well, and `shadow` watches)
+
+The strongest action of the rules that hold is taken; their codes are the first reasons.
 
 >>> from pipeline.schema import load_schema
 >>> rules = parse_rules('''
@@ -11,19 +17,19 @@ their codes are the reasons. A missing feature fulfils no condition.
 ... action = "review"
 ... when = ["amount >= 500.00", "card_counterpart_new == 1"]
 ... ''', load_schema("card"), place="mine.toml")
->>> len(rules.rules), rules.version.startswith("rules@"), is_of_rules(rules.version)
-(1, True, True)
+>>> len(rules.rules), rules.beside, rules.version.startswith("rules@"), is_of_rules(rules.version)
+(1, (), True, True)
 """
 
 import hashlib
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 import msgspec
 import numpy as np
@@ -42,6 +48,7 @@ CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 CONDITION = re.compile(r" *([a-z][a-z0-9_]*) *(>=|<=|==) *(-?[0-9]{1,12}(?:\.[0-9]{1,8})?) *")
 RULES_MAX = 100
 
+State = Literal["act", "shadow", "fallback"]
 Operator = Literal[">=", "<=", "=="]
 Booleans = NDArray[np.bool_]
 COMPARE = {">=": np.greater_equal, "<=": np.less_equal, "==": np.equal}
@@ -51,6 +58,8 @@ class _Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     code: str
     action: Literal["review", "decline"]
     when: list[str]
+    state: State = "fallback"
+    description: str = ""
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,19 +87,27 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule; `action` is its number in `ACTIONS`."""
+    """One rule; `action` is its number in `ACTIONS`, `when` are its conditions as written."""
 
     code: str
     action: int
     conditions: tuple[Condition, ...]
+    state: State = "fallback"
+    when: tuple[str, ...] = ()
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What rules say of events: actions by their numbers, and reasons."""
+    """What rules say of events: actions by their numbers, reasons, and the codes that held.
+
+    `version` is that of the rules; it is empty, and so is `held`, where none was asked.
+    """
 
     actions: NDArray[np.int64]
-    reasons: list[Reasons]
+    reasons: Sequence[Reasons]
+    held: Sequence[list[str]] = ()
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,20 +117,83 @@ class Rules:
     rules: tuple[Rule, ...]
     version: str
 
+    @property
+    def beside(self) -> tuple[Rule, ...]:
+        """The rules that are asked beside a model."""
+        return tuple(rule for rule in self.rules if rule.state != "fallback")
+
     def judge(self, features: NDArray[np.float32], amount_minor: NDArray[np.int64]) -> Ruling:
-        """Judge events, a row each; at most three reasons, the strongest action's first."""
+        """Judge events without a model; at most three reasons, the strongest action's first."""
+        return self._judge(self.rules, features, amount_minor)
+
+    def overrule(
+        self,
+        features: NDArray[np.float32],
+        amount_minor: NDArray[np.int64],
+        actions: NDArray[np.int64],
+        reasons: Sequence[Reasons],
+    ) -> Ruling:
+        """Judge events beside a model, whose actions and reasons are given.
+
+        The stronger action of the two stands. The codes of the rules that act come before the
+        model's reasons, which stay as they are.
+        """
+        beside = self.beside
+        if not beside:
+            return Ruling(actions, reasons)
+        ruling = self._judge(beside, features, amount_minor)
+        first = {row: given for row, given in enumerate(ruling.reasons) if given}
+        return Ruling(
+            np.maximum(actions, ruling.actions),
+            _Preceded(first, reasons) if first else reasons,
+            ruling.held,
+            self.version,
+        )
+
+    def _judge(
+        self,
+        asked: Sequence[Rule],
+        features: NDArray[np.float32],
+        amount_minor: NDArray[np.int64],
+    ) -> Ruling:
         actions = np.full(len(features), APPROVE, dtype=np.int64)
         reasons: list[Reasons] = [[] for _ in range(len(features))]
+        codes: list[list[str]] = [[] for _ in range(len(features))]
         # The strongest first, and those of one action as they stand in the file.
-        for rule in sorted(self.rules, key=lambda rule: -rule.action):
+        for rule in sorted(asked, key=lambda rule: -rule.action):
             held = np.ones(len(features), dtype=np.bool_)
             for condition in rule.conditions:
                 held &= condition.holds(features, amount_minor)
-            actions = np.where(held, np.maximum(actions, rule.action), actions)
-            for row in np.flatnonzero(held):
-                if len(reasons[row]) < REASONS_MAX:
+            acts = rule.state != "shadow"
+            if acts:
+                actions = np.where(held, np.maximum(actions, rule.action), actions)
+            for row in np.flatnonzero(held).tolist():
+                codes[row].append(rule.code)
+                if acts and len(reasons[row]) < REASONS_MAX:
                     reasons[row].append((rule.code, 1.0))
-        return Ruling(actions, reasons)
+        return Ruling(actions, reasons, codes, self.version)
+
+
+class _Preceded(Sequence[Reasons]):
+    """The reasons of a model, with those of rules before them in the rows that have any."""
+
+    def __init__(self, first: Mapping[int, Reasons], others: Sequence[Reasons]) -> None:
+        self._first, self._others = first, others
+
+    def __len__(self) -> int:
+        return len(self._others)
+
+    @overload
+    def __getitem__(self, place: int) -> Reasons: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Reasons]: ...
+
+    def __getitem__(self, place: int | slice) -> Reasons | list[Reasons]:
+        if isinstance(place, slice):
+            return [self[row] for row in range(*place.indices(len(self)))]
+        row = range(len(self))[place]
+        return [*self._first.get(row, []), *self._others[row]]
 
 
 NO_RULES = Rules((), f"{NAME}@none")
@@ -129,17 +209,21 @@ def load_rules(settings: Settings, schema: Schema) -> Rules:
     """Read the file of the settings, else the one shipped for the schema, if there is one."""
     if settings.rules:
         path = Path(settings.rules)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RulesError(f"rules file {path} cannot be read: {error}") from error
-        return parse_rules(text, schema, place=str(path))
+        return parse_rules(read_rules(path), schema, place=str(path))
     if settings.schema.endswith(".toml"):
         return NO_RULES
     shipped = resources.files("schemas").joinpath("rules", f"{schema.name}.toml")
     return parse_rules(
         shipped.read_text(encoding="utf-8"), schema, place=f"rules/{schema.name}.toml"
     )
+
+
+def read_rules(path: Path) -> str:
+    """Read the text of a file of rules, or say why it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RulesError(f"rules file {path} cannot be read: {error}") from error
 
 
 def parse_rules(text: str, schema: Schema, *, place: str) -> Rules:
@@ -151,7 +235,9 @@ def parse_rules(text: str, schema: Schema, *, place: str) -> Rules:
     if not 1 <= len(file.rule) <= RULES_MAX:
         raise RulesError(f"rules {place}: 1 to {RULES_MAX} [[rule]] (got {len(file.rule)})")
     codes = [rule.code for rule in file.rule]
-    columns = {item.name: column for column, item in enumerate(feature_table(schema))}
+    table = feature_table(schema)
+    columns = {item.name: column for column, item in enumerate(table)}
+    of_models = {item.reason_code for item in table}
     rules = []
     for number, rule in enumerate(file.rule, start=1):
         where = f"rules {place}: rule {number}"
@@ -159,12 +245,15 @@ def parse_rules(text: str, schema: Schema, *, place: str) -> Rules:
             raise RulesError(f"{where}: code must match {CODE.pattern} (got {rule.code!r})")
         if codes.count(rule.code) > 1:
             raise RulesError(f"{where}: code {rule.code!r} is used twice")
+        if rule.code in of_models:
+            raise RulesError(f"{where}: code {rule.code!r} is a reason code of the models")
         if not rule.when:
             raise RulesError(f"{where} ({rule.code}): when needs at least one condition")
         conditions = tuple(
             _condition(item, columns, schema, f"{where} ({rule.code})") for item in rule.when
         )
-        rules.append(Rule(rule.code, ACTIONS.index(rule.action), conditions))
+        action, when = ACTIONS.index(rule.action), tuple(rule.when)
+        rules.append(Rule(rule.code, action, conditions, rule.state, when, rule.description))
     return Rules(tuple(rules), _version(file.rule))
 
 
@@ -192,7 +281,11 @@ def _condition(text: str, columns: dict[str, int], schema: Schema, where: str) -
 
 def _version(rules: Sequence[_Rule]) -> str:
     """Name rules by what they say; never by digits alone, as the versions of models are."""
-    text = msgspec.json.encode(
-        [(rule.code, rule.action, [" ".join(item.split()) for item in rule.when]) for rule in rules]
-    )
+    said = []
+    for rule in rules:
+        when = [" ".join(item.split()) for item in rule.when]
+        # A file without states has the name that it had before there were any.
+        state = [] if rule.state == "fallback" else [rule.state]
+        said.append([rule.code, rule.action, when, *state])
+    text = msgspec.json.encode(said)
     return f"{NAME}@r{hashlib.sha256(text).hexdigest()[:11]}"

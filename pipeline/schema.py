@@ -14,6 +14,7 @@ pipeline.errors.SchemaError: no schema 'cart': shipped are card, ecommerce, ...
 import re
 import tomllib
 from dataclasses import dataclass
+from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from pipeline.errors import SchemaError
 from pipeline.incumbent import IncumbentFields
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+AMOUNT = re.compile(r"[0-9]{1,10}(\.[0-9]{1,8})?")
 FIELD = re.compile(r"[^\x00-\x1f\"'\\]{1,128}")
 
 
@@ -65,6 +67,10 @@ class _Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     field: str
 
 
+class _CardTesting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    small_amount: str
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     version: int
@@ -74,13 +80,16 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     number: list[Number] = []
     label: _Label | None = None
     incumbent: IncumbentFields | None = None
+    card_testing: _CardTesting | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
     """What the fields of a stream mean; `minor_digits` is 2 where 1.00 is 100 minor units.
 
-    Events of a schema without `amount` have the amount 0 and an empty currency.
+    Events of a schema without `amount` have the amount 0 and an empty currency. Where
+    `small_amount_minor` is given, there are features of card testing, for which amounts up to it
+    are small (`docs/card-testing.md`).
     """
 
     name: str
@@ -96,6 +105,7 @@ class Schema:
     numbers: tuple[Number, ...]
     label: str | None
     incumbent: IncumbentFields | None = None
+    small_amount_minor: int | None = None
 
     @property
     def partition_key(self) -> str:
@@ -116,6 +126,11 @@ class Schema:
     def keyed(self) -> tuple[Entity | Category, ...]:
         """Everything whose history is kept: the entities, then the categories."""
         return (*self.entities, *self.categories)
+
+    @property
+    def probed(self) -> tuple[Entity, ...]:
+        """The entities of which card testing is looked for: all, or none."""
+        return () if self.small_amount_minor is None else self.entities
 
     @property
     def event_fields(self) -> tuple[str, ...]:
@@ -160,12 +175,12 @@ def parse_schema(text: str, *, place: str) -> Schema:
         file = msgspec.convert(tomllib.loads(text), _File)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise SchemaError(f"schema {place}: {error}") from error
-    schema = _from_file(file)
+    schema = _from_file(file, place)
     _check(schema, place)
     return schema
 
 
-def _from_file(file: _File) -> Schema:
+def _from_file(file: _File, place: str) -> Schema:
     return Schema(
         name=file.name,
         version=file.version,
@@ -180,7 +195,32 @@ def _from_file(file: _File) -> Schema:
         numbers=tuple(file.number),
         label=file.label.field if file.label else None,
         incumbent=file.incumbent,
+        small_amount_minor=_small_amount(file, place),
     )
+
+
+def _small_amount(file: _File, place: str) -> int | None:
+    """Give the largest small amount in minor units, `None` where nothing asks for card testing."""
+    if file.card_testing is None:
+        return None
+    if file.event.amount is None or len(file.entity) < 2:  # noqa: PLR2004 - one tests the other
+        raise SchemaError(
+            f"schema {place}: [card_testing] needs an amount in [event] and two [[entity]], such "
+            "as card and terminal"
+        )
+    if file.entity[0].field == file.event.id:
+        raise SchemaError(
+            f"schema {place}: [card_testing] needs a first [[entity]] that comes more than once "
+            f"(got the event's own id, {file.event.id!r})"
+        )
+    given = file.card_testing.small_amount
+    minor = Decimal(given if AMOUNT.fullmatch(given) else "NaN").scaleb(file.event.minor_digits)
+    if not minor.is_finite() or minor != int(minor):
+        raise SchemaError(
+            f"schema {place}: small_amount must be an amount in major units with at most "
+            f'{file.event.minor_digits} decimal places, such as "2.00" (got {given!r})'
+        )
+    return int(minor)
 
 
 def _check(schema: Schema, place: str) -> None:

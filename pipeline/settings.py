@@ -97,7 +97,7 @@ class Settings:
     review_score_min: float = _setting(0.15, "from this score on a transaction is reviewed")
     decline_score_min: float = _setting(0.7, "from this score on a transaction is declined")
     rules: str = _setting(
-        "", "TOML file of the rules that decide while no model can be had; empty: the schema's"
+        "", "TOML file of rules, beside the model and for want of one; empty: the schema's own"
     )
     batch_events_max: int = _setting(1024, "events decided and committed together, at most")
     batch_linger_seconds: float = _setting(

@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 
 from pipeline.errors import CommitError
 from pipeline.events import AMOUNT_MINOR_MAX
-from pipeline.profiles import BUCKET, BUCKET_SLOTS, DAY_SLOTS, HOUR_SLOTS, Structured
+from pipeline.profiles import (
+    BUCKET,
+    BUCKET_SLOTS,
+    DAY_SLOTS,
+    HOUR_SLOTS,
+    PROBES,
+    SEEN_SLOTS,
+    Structured,
+)
 
 # Counted up when a row's layout changes.
 VERSION = b"\x01"
@@ -76,6 +84,32 @@ def check_rings(keys: Sequence[str], rings: Structured) -> None:
     wrong: NDArray[np.intp] = np.flatnonzero(~(is_empty | fits).all(axis=1))
     if len(wrong):
         raise damaged(keys[wrong[0]], "a slot holds what no event can have written")
+
+
+def check_probe_bytes(key: str, stored: bytes) -> None:
+    """Refuse a stored row of card testing that does not end where a sketch ends."""
+    hours, seen = PROBES["hours"].itemsize, PROBES["seen"].itemsize // SEEN_SLOTS
+    count, rest = divmod(len(stored) - hours, seen)
+    if rest or not 1 <= count <= SEEN_SLOTS:
+        raise damaged(
+            key, f"it has {len(stored)} bytes, expected {hours} and 1 to {SEEN_SLOTS} times {seen}"
+        )
+
+
+def check_probes(keys: Sequence[str], rows: Structured) -> None:
+    """Refuse rows of card testing that hold what no event can have written."""
+    hours, seen = rows["hours"], rows["seen"]
+    bucket, count, small = hours["bucket"], hours["count"], hours["small"]
+    is_empty = (bucket == 0) & (count == 0) & (small == 0)
+    fits = (bucket > 0) & (bucket % HOUR_SLOTS == np.arange(HOUR_SLOTS))
+    fits &= (count > 0) & (small >= 0) & (small <= count)
+    is_whole = (is_empty | fits).all(axis=1)
+    bucket, is_set = seen["bucket"], seen["bits"].any(axis=2)
+    fits = (bucket > 0) & (bucket % SEEN_SLOTS == np.arange(SEEN_SLOTS)) & is_set
+    is_whole &= (((bucket == 0) & ~is_set) | fits).all(axis=1)
+    wrong: NDArray[np.intp] = np.flatnonzero(~is_whole)
+    if len(wrong):
+        raise damaged(keys[wrong[0]], "it holds what no event can have written")
 
 
 def _checksum(key: str, content: bytes, version: bytes = VERSION) -> bytes:

@@ -30,6 +30,10 @@ RUN_DECISIONS_MAX = 2_000
 # So many findings are kept to be shown; all are counted.
 FINDINGS_MAX = 10
 NOT_RECOMPUTED = "not recomputed"
+RULES_UNKNOWN = (
+    "rules beside the model are of another file (--rules names it); score and model reasons are "
+    "equal"
+)
 POLICY_UNKNOWN = "policy is of other thresholds (--policy names them); the rest is equal"
 
 
@@ -68,7 +72,11 @@ class Finding(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What a decision must say; `None` where the thresholds of its policy are not known."""
+    """What a decision must say.
+
+    The action is `None` where the thresholds of its policy or its rules are not known, and the
+    rules are where their file is not.
+    """
 
     score: float
     reasons: Reasons
@@ -76,6 +84,7 @@ class Expected(NamedTuple):
     challengers: dict[str, float]
     members: dict[str, float]
     degraded: bool = False
+    rules: list[str] | None = []  # noqa: RUF012 - never changed
 
 
 @dataclass(slots=True)
@@ -206,16 +215,16 @@ class Recomputation:
                 return watched
             challengers[version] = watched.scores.tolist()
             members |= watched.members
-        actions = self._actions(run, scored.scores)
-        reasons = self._reasons(scored.contributions)
+        beside = self._beside(run, features, scored)
         said = {name: scores.tolist() for name, scores in members.items()}
         return [
             Expected(
-                score, reasons[row], actions[row],
+                score, beside[row].reasons, beside[row].action,
                 run.decisions[row].challengers if self._champion_only
                 else {version: scores[row] for version, scores in challengers.items()},
                 run.decisions[row].members if self._champion_only
                 else {name: scores[row] for name, scores in said.items()},
+                rules=beside[row].rules,
             )
             for row, score in enumerate(scored.scores.tolist())
         ]  # fmt: skip
@@ -232,8 +241,32 @@ class Recomputation:
             # Without its thresholds it cannot be said which score stands for the action.
             score = decision.score if policy is None else float(policy.scores_of(action)[0])
             said = None if policy is None else ACTIONS[int(action[0])]
-            expected.append(Expected(score, ruling.reasons[row], said, {}, {}, degraded=True))
+            expected.append(
+                Expected(
+                    score, ruling.reasons[row], said, {}, {}, degraded=True,
+                    rules=ruling.held[row],
+                )
+            )  # fmt: skip
         return expected
+
+    def _beside(self, run: Run, features: NDArray[np.float32], scored: Scored) -> list["_Beside"]:
+        """Give what model, policy and the rules beside them say of each decision of a run."""
+        amounts = np.array([decision.amount for decision in run.decisions], dtype=np.int64)
+        none = np.zeros(len(amounts), dtype=np.int64)
+        alone = self._reasons(scored.contributions)
+        ruling = self._rules.overrule(features, amounts, none, alone)
+        found = []
+        for row, action in enumerate(self._actions(run, scored.scores)):
+            decision = run.decisions[row]
+            if not decision.rules_version:
+                found.append(_Beside(alone[row], action, []))
+            elif decision.rules_version == ruling.version:
+                ruled = ACTIONS[int(ruling.actions[row])]
+                stronger = None if action is None else max(action, ruled, key=ACTIONS.index)
+                found.append(_Beside(ruling.reasons[row], stronger, ruling.held[row]))
+            else:
+                found.append(_Beside(_behind_rules(decision, alone[row]), None, None))
+        return found
 
     def _scored(self, version: str, features: NDArray[np.float32]) -> Scored | str:
         model = self._fold.model(version)
@@ -249,6 +282,20 @@ class Recomputation:
         return actions
 
 
+class _Beside(NamedTuple):
+    reasons: Reasons
+    action: Action | None
+    rules: list[str] | None
+
+
+def _behind_rules(decision: DecisionRecord, alone: Reasons) -> Reasons:
+    """Give its own reasons if the model's stand behind those of rules, else the model's alone."""
+    count = len(decision.reasons) - len(alone)
+    first = decision.reasons[: max(count, 0)]
+    is_ruled = all(code in decision.rules and weight == 1.0 for code, weight in first)
+    return [*first, *alone] if is_ruled else alone
+
+
 def differences(decision: DecisionRecord, expected: Expected) -> list[tuple[str, object, object]]:
     """List what a decision says otherwise: what, what was expected, what came."""
     pairs: list[tuple[str, object, object]] = [
@@ -258,6 +305,8 @@ def differences(decision: DecisionRecord, expected: Expected) -> list[tuple[str,
         ("members", expected.members, decision.members),
         ("degraded", expected.degraded, decision.degraded),
     ]
+    if expected.rules is not None:
+        pairs.append(("rules", expected.rules, decision.rules))
     if expected.action is not None:
         pairs.append(("action", expected.action, decision.action))
     return [pair for pair in pairs if pair[1] != pair[2]]
@@ -364,7 +413,8 @@ class Verification:
                 for what, right, given in different:
                     self._find(run.records[row], decision, what, right, given)
             elif wanted.action is None:
-                self._give_up(run.records[row], decision, POLICY_UNKNOWN)
+                unknown = RULES_UNKNOWN if wanted.rules is None else POLICY_UNKNOWN
+                self._give_up(run.records[row], decision, unknown)
             else:
                 result.distinct += 1
                 result.equal += 1

@@ -12,6 +12,7 @@ from pipeline.replay import ReplayResult
 from pipeline.reporting import words
 from pipeline.reporting.question_words import (
     fold_table,
+    rule_table,
     scenario_table,
     segment_table,
     what_if_table,
@@ -81,6 +82,7 @@ def _tables(result: ReplayResult, findings: Findings, plan: ReplayPlan) -> Itera
         yield fold_table(findings.folds, plan.fold_scheme)
     yield scenario_table(findings.scenarios)
     yield segment_table(findings.segments)
+    yield rule_table(findings.rules, plan.schema.minor_digits)
     yield what_if_table(findings.what_if, plan.schema.minor_digits)
 
 

@@ -15,6 +15,7 @@ from pipeline.quality.what_if import Thresholds
 from pipeline.replay import Replay, ReplayOptions
 from pipeline.reporting.report import make_report
 from pipeline.reporting.run_log import RunLog
+from pipeline.rules import load_rules
 from pipeline.schema import Schema, load_schema
 from pipeline.sealing import read_sealed
 from pipeline.signing import ModelVerifier
@@ -151,6 +152,7 @@ def _plan(
         snapshot=snapshot,
         world=_closed_loop(options, others),
         log=_run_log(schema, options) if with_log else None,
+        rules=load_rules(settings, schema),
     )
 
 

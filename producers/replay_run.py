@@ -27,6 +27,8 @@ from pipeline.quality.overfitting import OverfittingGauge
 from pipeline.quality.what_if import Thresholds
 from pipeline.replay import Labelled, Learned, Replay, ReplayOptions, ReplayResult
 from pipeline.reporting.run_log import RunLog
+from pipeline.rule_stats import RuleStats
+from pipeline.rules import NO_RULES, Rules
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 from producers.batch import EventBatch
@@ -49,6 +51,8 @@ class ReplayPlan:
         The file that decisions go to, and whether features stand beside them.
     log
         Watches for a report.
+    rules
+        Rules that act or watch beside the model.
     """
 
     title: str
@@ -66,6 +70,7 @@ class ReplayPlan:
     snapshot: Snapshot | None = None
     world: ClosedLoop | None = None
     log: RunLog | None = None
+    rules: Rules = NO_RULES
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,7 +79,8 @@ class ReplayPlan:
 
     def watch(self) -> RunWatch:
         """Give what goes with the run."""
-        return RunWatch(OverfittingGauge(), Groups(), self._folds(), self.thresholds)
+        rules = RuleStats(rule.code for rule in self.rules.beside)
+        return RunWatch(OverfittingGauge(), Groups(), self._folds(), self.thresholds, rules)
 
     def labelled(self, groups: Groups) -> Iterator[Labelled]:
         """Give the events with their truth; what they are judged by goes to the groups."""
@@ -133,6 +139,8 @@ def run_replay(plan: ReplayPlan, watch: RunWatch) -> Replay:
         def judged(decisions: Decisions, is_fraud: NDArray[np.int8]) -> None:
             for judge in judges:
                 judge(decisions, is_fraud)
+            if decisions.rules:
+                _count_rules(watch.rules, decisions, is_fraud)
 
         def learned(found: Learned) -> None:
             watch.gauge.add(found)
@@ -155,9 +163,20 @@ def run_replay(plan: ReplayPlan, watch: RunWatch) -> Replay:
             learned=learned,
             snapshot=plan.snapshot,
             labels=plan.world,
+            rules=plan.rules,
         )
         run.run(plan.labelled(watch.groups), told)
     return run
+
+
+def _count_rules(stats: RuleStats, decisions: Decisions, is_fraud: NDArray[np.int8]) -> None:
+    """Count the hits of rules, and whether each was a fraud where that is known."""
+    amounts = decisions.transactions.amount_minor
+    for row, codes in enumerate(decisions.rules):
+        if codes:
+            stats.decided(codes, int(amounts[row]))
+            if is_fraud[row] >= 0:
+                stats.labelled(codes, int(amounts[row]), is_fraud=bool(is_fraud[row]))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pipeline.feedback import MemoryWaiting
 from pipeline.learner import Learner
 from pipeline.profiles import MemoryProfiles
 from pipeline.records import TrainingExample, encode_record, pack_features
-from pipeline.rules import Rules
+from pipeline.rules import NO_RULES, Rules
 from pipeline.settings import Settings
 from pipeline.version_fold import TrainingLog, TrainingRecords
 from tests.strategies import CARD, MONDAY_MS, example, traffic
@@ -103,11 +103,18 @@ class Partition:
                 self._learner.learn(self._learner.fresh([one]))
         self._learner.profiles.offset = offset
 
-    def decide(self, values: Sequence[bytes | None], version: int, *, size: int = 1_000) -> None:
+    def decide(
+        self,
+        values: Sequence[bytes | None],
+        version: int,
+        *,
+        size: int = 1_000,
+        rules: Rules = NO_RULES,
+    ) -> None:
         """Take transactions, and decide them with the models as of a training offset."""
         models = folded(self.log, version).models
         champion, *challengers = (Version(model, version) for model in models)
-        self._engine.adopt(champion, challengers)
+        self._engine.adopt(champion, challengers, rules)
         for start in range(0, len(values), size):
             self._decide(values[start : start + size])
 

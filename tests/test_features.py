@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import pipeline.card_testing
 import pipeline.feature_kernels
 import pipeline.features
 from models.compiled import kernel_source
@@ -154,7 +155,7 @@ def read_without_labels() -> list[int]:
 
 def plain(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a function of the module as plain Python, with all kernels that it leads to."""
-    space = vars(pipeline.feature_kernels) | vars(pipeline.features)
+    space = vars(pipeline.feature_kernels) | vars(pipeline.card_testing) | vars(pipeline.features)
     for name, value in list(space.items()):
         if hasattr(value, "py_func"):
             space[name] = FunctionType(kernel_source(value).__code__, space, name)
@@ -178,11 +179,13 @@ class RecordProfiles:
             tuple(named(part) for part in view.shared),
             tuple(named(part) for part in view.learned),
             view.label_offset,
+            tuple(named(part) for part in view.probes),
         )
 
 
 def tables_of(view: ProfileView) -> list[bytes]:
-    return [part.values.tobytes() for part in (view.traffic, *view.shared, *view.learned)]
+    parts = (view.traffic, *view.shared, *view.learned, *view.probes)
+    return [part.values.tobytes() for part in parts]
 
 
 def learn_some(memory: Memory, seed: int, record: Callable[..., None]) -> None:
@@ -288,6 +291,7 @@ def test_an_entity_without_history_has_nothing_but_priors() -> None:
             "verdict", "days_since_run", "days_since_fraud", "days_since_genuine",
             "genuine_since_fraud", "genuine_z", "genuine_ratio", "alike_days_since_run",
             "alike_days_since_fraud", "alike_days_since_genuine",
+            "small_share_1h", "small_share_1d",
         )),
     }  # fmt: skip
 

@@ -23,6 +23,7 @@ from pipeline.monitoring import (
     trained_to,
 )
 from pipeline.records import DecisionRecord, TrainingExample, pack_features
+from pipeline.rule_stats import CODES_MAX
 from pipeline.topics import DEAD_LETTERS, DECISIONS, TRAINING
 
 
@@ -434,3 +435,44 @@ def test_the_moment_of_the_latest_decision_is_that_of_the_log() -> None:
 
     value = registry_of("monitor", lambda: monitor_samples(monitor)).get_sample_value
     assert value("fraud_last_decision_timestamp_seconds") == 9.0
+
+
+# Rules.
+
+
+def test_each_rule_has_its_hits_labels_and_money_and_a_correction_moves_them() -> None:
+    monitor = Monitor(window_events=10, rule_codes=["RULE_A", "RULE_QUIET"])
+    both = ["RULE_A", "RULE_B"]
+    monitor.observe_decisions([decision(0, rules=both), decision(1, rules=["RULE_A"]), decision(2)])
+    monitor.observe_decisions([decision(1, rules=["RULE_A"])])
+    monitor.observe_examples(
+        [
+            example(0, rules=both, amount=500, verdict="fraud"),
+            example(1, rules=["RULE_A"], amount=700),
+            example(2, rules=["RULE_A"], amount=700, verdict="fraud", supersedes=1),
+            example(3, amount=900, verdict="fraud"),
+        ]
+    )
+
+    registry = registry_of("monitor", lambda: monitor_samples(monitor))
+
+    def value(name: str, rule: str, **labels: str) -> float | None:
+        return registry.get_sample_value(name, {"rule": rule, **labels})
+
+    assert [value("fraud_rule_hits_total", f"RULE_{name}") for name in ("A", "B", "QUIET")] == [
+        2, 1, 0,
+    ]  # fmt: skip
+    assert value("fraud_rule_labels", "RULE_A", verdict="fraud") == 2
+    assert value("fraud_rule_labels", "RULE_A", verdict="genuine") == 0
+    assert value("fraud_rule_labelled_amount", "RULE_A", verdict="fraud") == 12.0
+    assert value("fraud_rule_labelled_amount", "RULE_A", verdict="genuine") == 0
+    assert value("fraud_rule_labelled_amount", "RULE_B", verdict="fraud") == 5.0
+
+
+def test_rule_codes_beyond_the_limit_are_counted_together() -> None:
+    monitor = Monitor(window_events=10)
+    for number in range(CODES_MAX + 5):
+        monitor.observe_decisions([decision(number, rules=[f"RULE_{number}"])])
+
+    found = {item.rule: item.hits for item in monitor.rules.numbers}
+    assert (len(found), found[OTHER]) == (CODES_MAX + 1, 5)

@@ -225,3 +225,33 @@ def test_ctrl_c_leaves_an_answer_and_files_of_the_same_events(file: Path, tmp_pa
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Partial: the run was interrupted." in page
     assert "Traceback" not in err
+
+
+# Rules beside the model.
+
+RULES = """
+[[rule]]
+code = "RULE_LARGE"
+action = "decline"
+state = "{state}"
+when = ["amount >= 60.01"]
+"""
+
+
+@pytest.mark.parametrize("state", ["act", "shadow"])
+def test_a_rule_has_its_hits_precision_and_money(run: Run, tmp_path: Path, state: str) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text(RULES.format(state=state))
+    plain = answer(run("--json"))
+    found = answer(run("--json", rules=str(path)))
+    table = run(rules=str(path)).stdout
+
+    [row] = found["rules"]
+    assert (row["rule"], row["genuine"], row["genuine_minor"]) == ("RULE_LARGE", 0, 0)
+    assert row["hits"] == row["frauds"] > 0
+    assert row["amount_minor"] == row["fraud_minor"] > 6000 * row["hits"]
+    assert f"{row['fraud_minor'] / 100:,.2f}" in table
+    # A rule changes what is done, and never a score.
+    assert found["log_loss"] == plain["log_loss"]
+    assert (found["actions"] == plain["actions"]) == (state == "shadow")
+    assert plain["rules"] == []

@@ -10,23 +10,27 @@ from numpy.typing import NDArray
 from models import make_model
 from pipeline.engine import Decisions, Engine, Version
 from pipeline.errors import RulesError
-from pipeline.features import feature_table
+from pipeline.features import FeatureKernel, feature_table
 from pipeline.feedback import MemoryWaiting
 from pipeline.learner import Learner
 from pipeline.profiles import MemoryProfiles
-from pipeline.records import decode_decisions, encode_record
+from pipeline.records import DecisionRecord, decode_decisions, encode_record
 from pipeline.rules import NO_RULES, Rules, load_rules, parse_rules
 from pipeline.schema import load_schema, shipped_schemas
 from pipeline.settings import Settings
 from pipeline.version_fold import split_version
-from tests.strategies import CARD, MONDAY_MS, visits
+from producers.simulator import CARD_TESTING, SimulatorOptions, simulate
+from tests.strategies import CARD, MONDAY_MS, label, visits
 
 NAMES = [feature.name for feature in feature_table(CARD)]
 PHISHING = load_schema("phishing")
 
 
-def rule(code: str = "RULE_A", action: str = "review", when: str = '"amount >= 5"') -> str:
-    return f'[[rule]]\ncode = "{code}"\naction = "{action}"\nwhen = [{when}]\n'
+def rule(
+    code: str = "RULE_A", action: str = "review", when: str = '"amount >= 5"', state: str = ""
+) -> str:
+    text = f'[[rule]]\ncode = "{code}"\naction = "{action}"\nwhen = [{when}]\n'
+    return text + (f'state = "{state}"\n' if state else "")
 
 
 def rules(*texts: str) -> Rules:
@@ -101,6 +105,8 @@ def test_rules_are_named_by_what_they_say() -> None:
         (rule(code="rule_a"), r"rule 1: code must match .* \(got 'rule_a'\)"),
         (rule() + rule(), "rule 1: code 'RULE_A' is used twice"),
         (rule(action="approve"), "Invalid enum value 'approve'"),
+        (rule(code="AMOUNT_UNUSUAL"), "code 'AMOUNT_UNUSUAL' is a reason code of the models"),
+        (rule() + 'state = "on"\n', "Invalid enum value 'on'"),
         (rule(when=""), r"rule 1 \(RULE_A\): when needs at least one condition"),
         (rule() + "weight = 1\n", "unknown field `weight`"),
         (rule(when='"card_cuont_1h >= 1"'), "'card_cuont_1h' is no feature of schema 'card'"),
@@ -187,3 +193,154 @@ def test_no_rules_approve_everything() -> None:
     of.adopt_rules(NO_RULES)
 
     assert decided(of).actions.tolist() == [0, 0, 0]
+
+
+# Beside a model.
+
+
+def with_model(beside: Rules, **options: object) -> list[DecisionRecord]:
+    of = engine()
+    of.adopt(Version(make_model("additive", of.kernel.names), 0), rules=beside)
+    decisions = decided(of)
+    return [decisions.record(place) for place in range(3)]
+
+
+def test_the_stronger_action_stands_and_the_codes_of_rules_come_first() -> None:
+    given = rules(
+        rule(state="act"), rule("RULE_B", "decline", '"amount >= 9"', "act"),
+        rule("RULE_C", "decline", '"amount >= 6"', "shadow"), rule("RULE_D", "decline"),
+    )  # fmt: skip
+
+    plain, ruled = with_model(NO_RULES), with_model(given)
+
+    assert [record.action for record in plain] == ["approve"] * 3
+    assert [record.action for record in ruled] == ["approve", "review", "decline"]
+    assert [record.rules for record in ruled] == [
+        [], ["RULE_C", "RULE_A"], ["RULE_B", "RULE_C", "RULE_A"],
+    ]  # fmt: skip
+    assert {record.rules_version for record in ruled} == {given.version}
+    assert [record.score for record in ruled] == [record.score for record in plain]
+    # What the model said stands behind, as it was.
+    first = [[], [("RULE_A", 1.0)], [("RULE_B", 1.0), ("RULE_A", 1.0)]]
+    assert [record.reasons for record in ruled] == [
+        [*codes, *record.reasons] for codes, record in zip(first, plain, strict=True)
+    ]
+    assert not any(record.degraded for record in ruled)
+    assert list(decode_decisions(map(encode_record, ruled))) == ruled
+
+
+def test_a_rule_never_weakens_what_the_model_says() -> None:
+    features, amounts = events(3), np.array([600] * 3, dtype=np.int64)
+    actions = np.array([0, 1, 2], dtype=np.int64)
+
+    ruling = rules(rule(state="act")).overrule(features, amounts, actions, [[("M", 0.5)]] * 3)
+
+    assert ruling.actions.tolist() == [1, 1, 2]
+    assert ruling.reasons[1:] == [[("RULE_A", 1.0), ("M", 0.5)]] * 2
+    assert ruling.reasons[-1] == ruling.reasons[0]
+    with pytest.raises(IndexError):
+        ruling.reasons[3]
+
+
+def test_a_rule_that_watches_changes_nothing_but_what_is_recorded_of_rules() -> None:
+    plain = with_model(NO_RULES)
+    watched = with_model(rules(rule(action="decline", state="shadow")))
+
+    assert [record.rules for record in watched] == [[], ["RULE_A"], ["RULE_A"]]
+    assert [
+        msgspec.structs.replace(record, rules=[], rules_version="") for record in watched
+    ] == plain
+
+
+def test_rules_of_before_states_are_asked_only_without_a_model() -> None:
+    assert [encode_record(item) for item in with_model(rules(rule()))] == [
+        encode_record(item) for item in with_model(NO_RULES)
+    ]
+
+
+def test_without_a_model_rules_that_act_beside_one_act_too_and_shadows_watch() -> None:
+    of = engine()
+    of.adopt_rules(rules(rule(state="act"), rule("RULE_B", "decline", state="shadow")))
+
+    record = decided(of).record(2)
+
+    assert (record.action, record.reasons) == ("review", [("RULE_A", 1.0)])
+    assert record.rules == ["RULE_B", "RULE_A"]
+
+
+def test_a_state_is_part_of_what_rules_say_and_the_default_is_not_new() -> None:
+    versions = {rules(rule(state=state)).version for state in ("", "act", "shadow", "fallback")}
+
+    assert len(versions) == 3
+    assert rules(rule(state="fallback")).version == rules(rule()).version
+    assert rules(rule()).version == "rules@r781ff498e89"
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_the_size_of_batches_changes_no_ruling(size: int) -> None:
+    given = rules(rule(state="act", when='"card_count_1h >= 1.5"'))
+    batch = visits([MONDAY_MS + n for n in range(9)])
+
+    def all_of(size: int) -> list[DecisionRecord]:
+        of = engine()
+        of.adopt(Version(make_model("additive", of.kernel.names), 0), rules=given)
+        parts = [of.decide(batch.slice(n, n + size)) for n in range(0, 9, size)]
+        return [part.record(place) for part in parts for place in range(len(part))]
+
+    assert all_of(size) == all_of(9)
+    assert [bool(record.rules) for record in all_of(9)] == [False] * 2 + [True] * 7
+
+
+def test_labels_of_a_decision_carry_its_rules_to_what_is_learned() -> None:
+    waiting = MemoryWaiting(10)
+    learned = Learner(CARD, "", ())
+    of = Engine(CARD, Settings(), MemoryProfiles(CARD, learned.profiles), waiting)
+    of.adopt(Version(make_model("additive", of.kernel.names), 0), rules=rules(rule(state="shadow")))
+    waiting.add(of.decide(visits([MONDAY_MS], amounts=[900], ids=["t1"])))
+
+    [settled] = of.label([label(transaction_id="t1")], training_seq=0)
+
+    assert settled.example(partition=0).rules == ["RULE_A"]
+
+
+# The ready rules of card testing.
+
+
+def test_the_ready_rules_find_a_burst_and_only_watch() -> None:
+    found = load_rules(Settings(), CARD)
+    assert {rule.code for rule in found.beside} == {
+        "RULE_CARD_TESTING_TERMINAL", "RULE_CARD_TESTING_CARD",
+    }  # fmt: skip
+    assert {rule.state for rule in found.beside} == {"shadow"}
+    profiles = MemoryProfiles(CARD, Learner(CARD, "", ()).profiles)
+    kernel, hits, attacks, false_alarms = FeatureKernel(CARD), 0, 0, 0
+    options = SimulatorOptions(customers=1_000, terminals=1_000, days=3, burst_days=(1,), seed=7)
+    for day in simulate(options):
+        batch = day.transactions()
+        features = kernel.read_and_record(batch, profiles.open(batch))
+        none = np.zeros(len(batch), dtype=np.int64)
+        ruling = found.overrule(features, batch.amount_minor, none, [[]] * len(batch))
+        is_attack = day.scenario == CARD_TESTING
+        held = np.array([bool(codes) for codes in ruling.held])
+        hits += int((held & is_attack).sum())
+        false_alarms += int((held & ~is_attack).sum())
+        attacks += int(is_attack.sum())
+
+    assert (attacks, false_alarms) == (300, 0)
+    assert hits >= 0.95 * attacks
+
+
+def test_one_card_at_several_terminals_is_found() -> None:
+    found = load_rules(Settings(), CARD)
+    profiles = MemoryProfiles(CARD, Learner(CARD, "", ()).profiles)
+    batch = visits(
+        [MONDAY_MS + n for n in range(6)], terminals=[f"m{n}" for n in range(6)], amounts=[100] * 6
+    )
+    features = FeatureKernel(CARD).read_and_record(batch, profiles.open(batch))
+    none = np.zeros(6, dtype=np.int64)
+
+    ruling = found.overrule(features, batch.amount_minor, none, [[]] * 6)
+
+    assert [codes == ["RULE_CARD_TESTING_CARD"] for codes in ruling.held] == [False] * 3 + [
+        True
+    ] * 3

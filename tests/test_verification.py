@@ -10,13 +10,14 @@ import pytest
 from models.snapshot import encode
 from pipeline.policy import Policy
 from pipeline.records import DecisionRecord, decode_decisions, encode_record
-from pipeline.rules import NO_RULES, Rules, load_rules
+from pipeline.rules import NO_RULES, Rules, load_rules, parse_rules
 from pipeline.settings import Settings
 from pipeline.topics import TRANSACTIONS
 from pipeline.verification import (
     FINDINGS_MAX,
     NOT_RECOMPUTED,
     POLICY_UNKNOWN,
+    RULES_UNKNOWN,
     Recomputation,
     Verification,
     Verified,
@@ -401,3 +402,83 @@ def test_a_refused_snapshot_keeps_the_whole_from_passing(whole: list[Partition])
     result.snapshots.refused["additive@80"] = "forged"
 
     assert not result.is_equal
+
+
+# Rules beside the model.
+
+BESIDE = parse_rules(
+    """
+    [[rule]]
+    code = "RULE_LARGE"
+    action = "decline"
+    state = "act"
+    when = ["amount >= 40"]
+    [[rule]]
+    code = "RULE_NEW"
+    action = "review"
+    state = "shadow"
+    when = ["card_counterpart_new == 1"]
+    """,
+    CARD,
+    place="beside.toml",
+)
+
+
+@pytest.fixture(scope="module")
+def ruled() -> Partition:
+    """A partition where rules stood beside the model for a while."""
+    partition = Partition(0, SETTINGS, LOG)
+    values = transactions(3, 3 * EACH)
+    partition.decide(values[:EACH], 80)
+    partition.decide(values[EACH : 2 * EACH], 200, rules=BESIDE)
+    partition.decide(values[2 * EACH :], 200)
+    return partition
+
+
+def test_what_rules_beside_the_model_did_is_made_again(ruled: Partition) -> None:
+    found = list(decode_decisions(record.value for record in ruled.decisions))
+    said = {code for item in found if item is not None for code in item.rules}
+
+    assert said == {"RULE_LARGE", "RULE_NEW"}
+    assert verified([ruled], rules=BESIDE).is_equal
+    assert verified([ruled], rules=BESIDE, champion_only=True).is_equal
+
+
+def test_beside_the_model_rules_of_another_file_are_named_and_the_rest_is_compared(
+    ruled: Partition,
+) -> None:
+    result = verified([ruled], rules=load_rules(SETTINGS, CARD))
+
+    assert (result.equal, result.different) == (2 * EACH, 0)
+    assert result.not_recomputed == {RULES_UNKNOWN: EACH}
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"score": 0.9}, ("score", "score")),
+        ({"reasons": [("RULE_FORGED", 1.0), ("RULE_FORGED", 2.0)]}, ("reasons", "reasons")),
+        # The reasons name rules that are then not among those that held.
+        ({"rules": ["RULE_FORGED"]}, ("rules", "reasons")),
+        ({"action": "approve"}, ("action", None)),
+    ],
+)
+def test_a_change_of_what_rules_and_model_said_is_named(
+    ruled: Partition, change: dict[str, object], what: tuple[str, str | None], is_known: bool
+) -> None:
+    changed = replace(ruled, decisions=list(ruled.decisions))
+    decisions = decode_decisions(record.value for record in changed.decisions)
+    place, decision = next(
+        (place, item)
+        for place, item in enumerate(decisions)
+        if item is not None and "RULE_LARGE" in item.rules
+    )
+    changed.decisions[place] = replace(changed.decisions[place], value=forged(decision, **change))
+
+    result = verified([changed], rules=BESIDE if is_known else NO_RULES)
+
+    # Without their file nobody can know which rules held, nor the action that came of it.
+    expected = what[0] if is_known else what[1]
+    found = [item.what for item in result.findings if item.what != NOT_RECOMPUTED]
+    assert found == ([expected] if expected else [])

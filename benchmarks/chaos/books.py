@@ -29,6 +29,8 @@ from pipeline.profiles import (
     Rows,
     Table,
     bucket_table,
+    opened,
+    probe_table,
     traffic_table,
 )
 from pipeline.recent_ids import MemoryIds
@@ -114,6 +116,7 @@ class Books:
         self._verifier = ModelVerifier(settings)
         self.traffic = [traffic_table() for _ in range(settings.partitions)]
         self.rings = [bucket_table() for _ in schema.keyed[1:]]
+        self.probes = [probe_table() for _ in schema.probed]
         names = (settings.model, *settings.challenger_names)
         models = [make_model(name, self._kernel.names, settings.model_options) for name in names]
         self.learner = Learner(schema, self._kernel.schema_hash, models)
@@ -188,14 +191,12 @@ class Books:
     def _view(self, partition: int, batch: Transactions) -> ProfileView:
         """Open the rows of a batch as a worker would; what labels teach changes no traffic."""
         traffic = self.traffic[partition].slots(batch.keys[0])
-        shared = [table.slots(ids) for table, ids in zip(self.rings, batch.keys[1:], strict=True)]
         return ProfileView(
             traffic=Rows(self.traffic[partition].rows, traffic),
-            shared=tuple(
-                Rows(table.rows, slots) for table, slots in zip(self.rings, shared, strict=True)
-            ),
+            shared=opened(self.rings, batch.keys[1:]),
             learned=LearnedProfiles(self._schema).rows(batch.keys),
             label_offset=0,
+            probes=opened(self.probes, batch.keys),
         )
 
     def _take_decisions(self, records: Sequence[Any]) -> None:

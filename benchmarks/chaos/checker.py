@@ -160,6 +160,8 @@ class _Judge:
             yield from self._rows("d", f"c:{partition}:", table, "cards")
         for name, table in zip(self._entities[1:], self._books.rings, strict=True):
             yield from self._rows("d", f"r:{name}:", table, f"{name}s' traffic")
+        for name, table in zip(self._entities, self._books.probes, strict=False):
+            yield from self._rows("d", f"p:{name}:", table, f"{name}s' card testing")
 
     def learned_rows(self) -> Iterator[Finding]:
         """(e) So are the rows of what labels teach."""

@@ -5,7 +5,7 @@ is over, or was interrupted, from the columns that it left.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from pipeline.quality.overfitting import GaugeReading, OverfittingGauge
 from pipeline.quality.what_if import Thresholds, WhatIf, sweep, what_if
 from pipeline.records import ACTIONS
 from pipeline.replay import Replay, ReplayOptions
+from pipeline.rule_stats import RuleNumbers, RuleStats
 from pipeline.score_log import ScoreColumns
 from pipeline.settings import Settings
 
@@ -81,6 +82,7 @@ class Findings:
     features: tuple[FeaturePart, ...] = ()
     weights: tuple[ModelWeight, ...] = ()
     folds: dict[str, dict[str, FoldNumber]] | None = None
+    rules: tuple[RuleNumbers, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class RunWatch:
     groups: Groups
     folds: Folds | None = None
     thresholds: tuple[Thresholds, ...] = ()
+    rules: RuleStats = field(default_factory=RuleStats)
 
 
 def findings_of(
@@ -100,14 +103,14 @@ def findings_of(
     costs = tuple(ModelCost(timed.name, timed.seconds, timed.cpu_seconds) for timed in run.models)
     log = run.scores.columns()
     if log is None:
-        return Findings(intervals={}, costs=costs)
+        return Findings(intervals={}, costs=costs, rules=watch.rules.numbers)
     watch.gauge.read()
     measured = log.measured(options.start_ms, options.end_ms)
     judged = {name: log.of_model(name, measured) for name in log.scores}
     champion = judged[settings.model]
     groups = {
-        field: GroupColumn(column.names, column.code[log.row[measured]])
-        for field, column in watch.groups.columns().items()
+        name: GroupColumn(column.names, column.code[log.row[measured]])
+        for name, column in watch.groups.columns().items()
     }
     scenario = groups.pop(SCENARIO, None)
     models = [timed.model for timed in run.models]
@@ -135,6 +138,7 @@ def findings_of(
         else watch.folds.quality(
             log, options.start_ms, options.end_ms, alerts_a_day=options.alerts_a_day
         ),
+        rules=watch.rules.numbers,
     )
 
 
@@ -155,8 +159,8 @@ def _segments(
     groups: dict[str, GroupColumn], champion: Measured, actions: NDArray[np.int8]
 ) -> Iterator[Segment]:
     alerted, declined = actions != ACTIONS.index("approve"), actions == ACTIONS.index("decline")
-    for field, column in groups.items():
-        yield from segments(field, column, champion.is_fraud, alerted=alerted, declined=declined)
+    for name, column in groups.items():
+        yield from segments(name, column, champion.is_fraud, alerted=alerted, declined=declined)
 
 
 def _what_ifs(champion: Measured, asked: Sequence[Thresholds]) -> Iterator[WhatIf]:

@@ -19,7 +19,7 @@ from pipeline.durations import format_duration
 from pipeline.reporting.drawing import CONFIG
 from pipeline.reporting.figures import Figure
 from pipeline.reporting.quality import quality_figures, threshold_figures
-from pipeline.reporting.question_words import fold_table
+from pipeline.reporting.question_words import fold_table, rule_table
 from pipeline.reporting.questions import (
     cause_figures,
     learning_figures,
@@ -121,6 +121,10 @@ def _sections(report: Report) -> tuple[Section, ...]:
             tables=(
                 ("What was behind each action", _truth_table(report)),
                 ("First reasons of reviews and declines", _reason_table(report)),
+                (
+                    "What rules caught, and whom they bothered",
+                    rule_table(report.findings.rules, report.minor_digits),
+                ),
             ),
         ),
     )

@@ -11,6 +11,7 @@ from pipeline.quality.groups import ScenarioRecall, Segment
 from pipeline.quality.intervals import Interval
 from pipeline.quality.what_if import WhatIf
 from pipeline.reporting.words import Table, number, percent, share_text
+from pipeline.rule_stats import RuleNumbers
 
 
 def interval_text(found: Interval | None) -> str:
@@ -78,6 +79,28 @@ def segment_table(found: Sequence[Segment]) -> Table:
     header = (
         "segment", "events", "frauds", "precision", "recall", "false positives", "95 %", "declined",
         "95 %", "against the whole",
+    )  # fmt: skip
+    return Table(header, tuple(rows))
+
+
+def rule_table(found: Sequence[RuleNumbers], minor_digits: int) -> Table:
+    """Give what each rule caught, and whom it bothered; money in the major unit."""
+    unit = 10**minor_digits
+    rows = [
+        (
+            item.rule,
+            number(item.hits),
+            number(item.frauds),
+            number(item.genuine),
+            share_text(item.frauds, item.frauds + item.genuine),
+            f"{item.fraud_minor / unit:,.2f}",
+            f"{item.genuine_minor / unit:,.2f}",
+        )
+        for item in found
+    ]
+    header = (
+        "rule", "hits", "frauds", "false alarms", "precision", "money caught",
+        "money of false alarms",
     )  # fmt: skip
     return Table(header, tuple(rows))
 

@@ -57,10 +57,11 @@ def _elsewhere(stored: bytes) -> bytes:
     return stored[-20:] + stored[:-20]
 
 
-_CARD, _RING, _LEARNED = "c:0:c1", "r:terminal:m1", "l:card:c1"
+_CARD, _RING, _LEARNED, _PROBES = "c:0:c1", "r:terminal:m1", "l:card:c1", "p:card:c1"
 _INPUT = "transactions:0"
 _NO_SUM = "its checksum does not fit"
 _NO_SLOT = "a slot holds what no event can have written"
+_NO_PROBE = "it holds what no event can have written"
 _NOT_OF_POSITION = "it does not belong to position 2:0"
 
 DAMAGE = (
@@ -80,6 +81,14 @@ DAMAGE = (
     Damage("ring: slots moved", _RING, _elsewhere, "profiles", _NO_SLOT),
     Damage("ring: of another kind", _RING, "list", "profiles", "it holds a list"),
     Damage("ring: of another kind when committed", _RING, "list", "commit", "it holds a list"),
+    Damage("card testing: missing", _PROBES, "missing", "profiles", ""),
+    Damage("card testing: truncated", _PROBES, _cut, "profiles", "expected 300 and 1 to 4 times"),
+    Damage("card testing: garbage", _PROBES, b"\xa5" * 572, "profiles", _NO_PROBE),
+    Damage("card testing: moved", _PROBES, lambda stored: stored[-68:] + stored[:-68], "profiles",
+           _NO_PROBE),
+    Damage("card testing: of another kind", _PROBES, "list", "profiles", "it holds a list"),
+    Damage("card testing: of another kind when committed", _PROBES, "list", "commit",
+           "it holds a list"),
     Damage("learned: missing", _LEARNED, "missing", "profiles", ""),
     Damage("learned: truncated", _LEARNED, _cut, "profiles", _NO_SUM),
     Damage("learned: a bit flipped", _LEARNED, flipped, "profiles", _NO_SUM),

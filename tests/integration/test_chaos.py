@@ -262,6 +262,7 @@ SPOILED: dict[str, tuple[Callable[[Evidence], None], str, Harm]] = {
     "a terminal is forgotten": (forget_bucket, "c", "lost"),
     "a card's row differs": (one_byte("c:"), "d", "state"),
     "a terminal's row differs": (one_byte("r:"), "d", "state"),
+    "a row of card testing differs": (one_byte("p:"), "d", "state"),
     "a learned row differs": (one_byte("l:"), "e", "state"),
     "a model was taught otherwise": (other_model, "e", "state"),
     "a position is behind": (step_back, "f", "state"),

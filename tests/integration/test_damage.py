@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from consumers.labeller import load_pending
-from consumers.redis_profiles import BUCKET_CHANGE, RedisProfiles
+from consumers.redis_profiles import BUCKET_CHANGE, PROBE_CHANGE, RedisProfiles
 from consumers.redis_store import RedisStore
 from consumers.waiting_store import index_changes, load_entries, verdict_change
 from pipeline.commit import Change, OutboxRecord, Stored
@@ -73,6 +73,7 @@ class Kept:
         changes: list[Change] = [
             ("MSET", "c:0:c9", b"row"),
             ("BUCKETS", "r:terminal:m1", added.tobytes()),
+            ("PROBES", "p:card:c1", np.array([(1, 0, 0)], dtype=PROBE_CHANGE).tobytes()),
             ("HINCRBY", "ledger:0", "learned", 1),
         ]
         await self.store.commit(NAME, "2:0", Stored("3:0", b"outbox"), changes)

@@ -15,6 +15,7 @@ from consumers.chunks import Chunk
 from consumers.lane import Lane
 from consumers.outbox_publisher import OutboxPublisher
 from consumers.redis_store import RedisStore
+from consumers.rules_file import RulesFile
 from consumers.scorer import Parts, Scorer
 from models import make_model
 from models.contract import Float32s, Model, Scored
@@ -24,7 +25,6 @@ from pipeline.events import TransactionDecoder
 from pipeline.features import FeatureKernel
 from pipeline.profiles import LearnedProfiles, MemoryProfiles
 from pipeline.records import decode_decisions
-from pipeline.rules import load_rules
 from pipeline.settings import Settings
 from pipeline.signing import LabelVerifier
 from pipeline.stored_rows import unsealed
@@ -106,7 +106,7 @@ async def work(settings: Settings, records: list[Fetched], counts: WorkerCounts)
         kafka_servers=settings.kafka_servers,
         feed=Feed((Version(model, 0), ())),  # type: ignore[arg-type]
         label_verifier=LabelVerifier.of(settings),
-        rules=load_rules(settings, CARD),
+        rules=RulesFile(settings, CARD, counts),
         counts=counts,
         owner="test",
     )

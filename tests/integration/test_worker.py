@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from consumers.dead_letters import app_version
 from models import make_model
 from pipeline.card_numbers import mask_card_numbers
+from pipeline.card_testing import add_probe, places_of
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.engine import Engine, Version
 from pipeline.errors import REASONS
@@ -43,6 +44,7 @@ from pipeline.profiles import (
     MemoryProfiles,
     Table,
     bucket_table,
+    probe_table,
 )
 from pipeline.records import DecisionRecord, TrainingExample, decode_decisions, decode_examples
 from pipeline.settings import Settings
@@ -758,7 +760,7 @@ def test_what_is_decided_stays_in_the_order_of_its_log(upheaval: Upheaval) -> No
 def test_positions_and_state_moved_together(upheaval: Upheaval) -> None:
     """Fold each partition's log in memory: every stored row is the same byte for byte."""
     learner = Learner(CARD, "", ())
-    rings = bucket_table()
+    rings, probes = bucket_table(), [probe_table() for _ in CARD.probed]
     for partition in upheaval.partitions:
         values = [r.value for r in upheaval.transactions if r.partition == partition]
         batch, rows, rejected = TransactionDecoder(CARD).decode(values)
@@ -783,7 +785,10 @@ def test_positions_and_state_moved_together(upheaval: Upheaval) -> None:
         assert stored_position.split(b":")[0] == str(len(values)).encode()
         assert len(list(upheaval.redis.scan_iter(f"c:{partition}:*", count=1_000))) == len(cards)
         add_to_rings(rings, batch, unusual_amounts(decisions.features, CARD))
-    assert_rings_are(rings, upheaval.redis)
+        add_to_probes(probes, batch)
+    assert_rings_are("r:terminal:", rings, upheaval.redis)
+    for entity, table in zip(CARD.probed, probes, strict=True):
+        assert_rings_are(f"p:{entity.name}:", table, upheaval.redis)
 
 
 def add_to_rings(rings: Table, batch: Transactions, unusual: NDArray[np.int8]) -> None:
@@ -799,13 +804,26 @@ def add_to_rings(rings: Table, batch: Transactions, unusual: NDArray[np.int8]) -
         add_to_bucket(ring, HOUR_SLOTS + day % DAY_SLOTS, day, 1, amount, odd)
 
 
-def assert_rings_are(rings: Table, client: redis.Redis) -> None:
-    stored = client.mget([f"r:terminal:{terminal}" for terminal in rings.ids])
+def add_to_probes(probes: list[Table], batch: Transactions) -> None:
+    """Record events in the rows of card testing of their card and their terminal."""
+    assert CARD.small_amount_minor is not None
+    small = batch.amount_minor <= CARD.small_amount_minor
+    for number, table in enumerate(probes):
+        slots = table.slots(batch.keys[number])
+        places = places_of(batch.keys[1 - number])
+        for row, slot in enumerate(slots.tolist()):
+            hour = batch.event_time_ms[row] // HOUR_MS
+            rows = table.rows
+            add_probe(rows["hours"][slot], rows["seen"][slot], hour, small[row], places[row])
+
+
+def assert_rings_are(prefix: str, rings: Table, client: redis.Redis) -> None:
+    stored = client.mget([prefix + key for key in rings.ids])
     size = rings.rows[:1].nbytes
     different = [
-        terminal
-        for terminal, blob in zip(rings.ids, stored, strict=True)
-        if (blob or b"").ljust(size, b"\0") != rings.blob(terminal)
+        key
+        for key, blob in zip(rings.ids, stored, strict=True)
+        if (blob or b"").ljust(size, b"\0") != rings.blob(key)
     ]
 
     assert different == []
