@@ -315,7 +315,7 @@ class Labeller(Part):
             # What was learned of it is known already, and comes again if it was something else.
             proves = self._before.number(*key_of(label)) is not None
         else:
-            proves = went_through(decision.action, entry.outcome)
+            proves = went_through(decision.taken, entry.outcome)
         if proves:
             step.mature(label, entry, decision)
 

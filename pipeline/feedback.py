@@ -14,6 +14,8 @@ future (the rule of beaver: learn on what was predicted on).
 
 >>> went_through("approve", None), went_through("decline", None), went_through("review", "settled")
 (True, False, True)
+>>> went_through("none", None)
+True
 """
 
 from collections import OrderedDict, deque
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.events import Label, Outcome, OutcomeKind
-from pipeline.records import Action, DecisionRecord, TrainingExample
+from pipeline.records import DecisionRecord, Taken, TrainingExample
 from pipeline.verdicts import KnownVerdict, LabelPath, settle
 
 # Of an event with one of these outcomes nobody will ever complain, so silence proves nothing: it
@@ -30,8 +32,8 @@ from pipeline.verdicts import KnownVerdict, LabelPath, settle
 SILENCE_PROVES_NOTHING: frozenset[OutcomeKind] = frozenset({"issuer_declined", "refunded"})
 
 
-WentThrough = Callable[[Action, OutcomeKind | None], bool]
-"""Whether silence about an event proves anything, given what we did and what became of it."""
+WentThrough = Callable[[Taken, OutcomeKind | None], bool]
+"""Whether silence about an event proves anything, given what was done and what became of it."""
 
 
 class Waiting(Protocol):
@@ -115,14 +117,14 @@ def join(waiting: Waiting, labels: Sequence[Label], *, training_seq: int) -> Ite
             yield Settled(label, path)
 
 
-def went_through(action: Action, outcome: OutcomeKind | None) -> bool:
+def went_through(taken: Taken, outcome: OutcomeKind | None) -> bool:
     """Say whether somebody would have complained by now, had it been fraud.
 
     A transaction that was declined, or held for review, did not go through unless its outcome says
-    so: that nobody complained says nothing about it.
+    so: that nobody complained says nothing about it. While we only observe, nothing is held up.
     """
     if outcome is None:
-        return action == "approve"
+        return taken in ("approve", "none")
     return outcome not in SILENCE_PROVES_NOTHING
 
 
@@ -208,5 +210,5 @@ class MemoryWaiting:
                 if due.event_time + maturity_ms > now_ms:
                     return
             self._maturing.popleft()
-            if due is not None and self._went_through(due.action, self._outcomes.get(oldest)):
+            if due is not None and self._went_through(due.taken, self._outcomes.get(oldest)):
                 yield due

@@ -1,8 +1,10 @@
-"""The keys that labels and models are signed with: files that only their owner can read.
+"""The keys that labels, models and controls are signed with: files that only their owner can read.
 
     labels/    SOURCE-N-HHHH.key    32 bytes in hex, shared by those who sign and those who check
     private/   models-N-HHHH.pem    Ed25519, for the trainer alone
     public/    models-N-HHHH.pem    its other half, for all who read models
+
+Controls are signed as models are, by `operator-N-HHHH.pem` of those who operate.
 
 The name of a file is the key's id: whose it is, its number, and four hex digits of chance, so that
 two machines never name two keys alike. Several keys of one owner are valid at once; the one of the
@@ -36,12 +38,14 @@ K = TypeVar("K")
 
 LABEL_SOURCES: tuple[Source, ...] = tuple(source for source in SOURCES if source != "matured")
 """Who may speak in a label: maturity is the labeller's own and never travels."""
-MODELS_OWNER = "models"
+MODELS_OWNER, OPERATOR_OWNER = "models", "operator"
+PAIR_OWNERS = (MODELS_OWNER, OPERATOR_OWNER)
+"""Who signs with a private key that those who check have not."""
 
 LABELS, PRIVATE, PUBLIC = "labels", "private", "public"
 NUMBER = r"-([1-9][0-9]{0,5})-[0-9a-f]{4}"
 LABEL_KEY = re.compile(rf"({'|'.join(LABEL_SOURCES)}){NUMBER}\.key")
-MODEL_KEY = re.compile(rf"({MODELS_OWNER}){NUMBER}\.pem")
+PAIR_KEY = re.compile(rf"({'|'.join(PAIR_OWNERS)}){NUMBER}\.pem")
 
 SECRET_BYTES = 32
 FILE_BYTES_MAX = 4_096
@@ -160,22 +164,22 @@ def label_keys(keys_dir: Path) -> KeyFolder[bytes]:
 
 
 def private_keys(keys_dir: Path) -> KeyFolder[Ed25519PrivateKey]:
-    """Give the keys that models are signed with."""
-    return KeyFolder(keys_dir / PRIVATE, MODEL_KEY, _private)
+    """Give the keys that models and controls are signed with."""
+    return KeyFolder(keys_dir / PRIVATE, PAIR_KEY, _private)
 
 
 def public_keys(keys_dir: Path) -> KeyFolder[Ed25519PublicKey]:
-    """Give the keys that models are checked with."""
-    return KeyFolder(keys_dir / PUBLIC, MODEL_KEY, _public, is_secret=False)
+    """Give the keys that models and controls are checked with."""
+    return KeyFolder(keys_dir / PUBLIC, PAIR_KEY, _public, is_secret=False)
 
 
-def init_keys(keys_dir: Path, owners: Iterable[str] = (*LABEL_SOURCES, MODELS_OWNER)) -> list[str]:
+def init_keys(keys_dir: Path, owners: Iterable[str] = (*LABEL_SOURCES, *PAIR_OWNERS)) -> list[str]:
     """Make a first key for each owner that has none; gives the ids of the keys that were made."""
     labels, private, public = (make(keys_dir) for make in (label_keys, private_keys, public_keys))
     made = []
     for owner in owners:
         # Where public keys were brought here, the trainer is elsewhere, and its keys are.
-        there = (private, public) if owner == MODELS_OWNER else (labels,)
+        there = (private, public) if owner in PAIR_OWNERS else (labels,)
         if not any(folder.current(owner) for folder in there):
             made.append(rotate(keys_dir, owner))
     return made
@@ -183,14 +187,14 @@ def init_keys(keys_dir: Path, owners: Iterable[str] = (*LABEL_SOURCES, MODELS_OW
 
 def rotate(keys_dir: Path, owner: str) -> str:
     """Make a new key, which its owner signs with from now on; gives its id."""
-    if owner != MODELS_OWNER and owner not in LABEL_SOURCES:
-        known = ", ".join((*LABEL_SOURCES, MODELS_OWNER))
+    if owner not in (*LABEL_SOURCES, *PAIR_OWNERS):
+        known = ", ".join((*LABEL_SOURCES, *PAIR_OWNERS))
         raise KeyFileError(f"no keys of {owner!r}: there are those of {known}")
-    folder = public_keys(keys_dir) if owner == MODELS_OWNER else label_keys(keys_dir)
+    folder = public_keys(keys_dir) if owner in PAIR_OWNERS else label_keys(keys_dir)
     current = folder.current(owner)
     number = number_of(current[0]) + 1 if current else 1
     key_id = f"{owner}-{number}-{secrets.token_hex(2)}"
-    if owner != MODELS_OWNER:
+    if owner not in PAIR_OWNERS:
         secret = secrets.token_hex(SECRET_BYTES).encode() + b"\n"
         _write(keys_dir / LABELS / f"{key_id}.key", secret, PRIVATE_MODE)
         return key_id
@@ -215,7 +219,7 @@ def retire(keys_dir: Path, key_id: str) -> list[Path]:
     if not files:
         raise KeyFileError(f"there is no key {key_id!r} in {keys_dir}")
     owner = owner_of(key_id)
-    folder = public_keys(keys_dir) if owner == MODELS_OWNER else label_keys(keys_dir)
+    folder = public_keys(keys_dir) if owner in PAIR_OWNERS else label_keys(keys_dir)
     current = folder.current(owner)
     if current and current[0] == key_id:
         raise KeyFileError(
@@ -229,7 +233,7 @@ def retire(keys_dir: Path, key_id: str) -> list[Path]:
 
 def key_files(keys_dir: Path) -> list[Path]:
     """List the files that are named as keys."""
-    patterns = ((LABELS, LABEL_KEY), (PRIVATE, MODEL_KEY), (PUBLIC, MODEL_KEY))
+    patterns = ((LABELS, LABEL_KEY), (PRIVATE, PAIR_KEY), (PUBLIC, PAIR_KEY))
     return [
         file
         for name, pattern in patterns

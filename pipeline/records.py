@@ -30,8 +30,14 @@ T = TypeVar("T")
 
 Action = Literal["approve", "review", "decline"]
 
+Mode = Literal["observe", "act"]
+Taken = Literal["approve", "review", "decline", "none"]
+
 ACTIONS: tuple[Action, ...] = get_args(Action)
+MODES: tuple[Mode, ...] = get_args(Mode)
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+# Reasons of what overrules the policy: the lists of operators, and the breaker.
+LIST_BLOCKED, LIST_ALLOWED, BREAKER = OVERRULING = ("LIST_BLOCKED", "LIST_ALLOWED", "BREAKER")
 
 Ratio = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -61,6 +67,15 @@ class DecisionRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     source: tuple[str, Count, Count]
     members: dict[str, Ratio] = {}
     degraded: bool = False
+    # Without these it was decided before there was a mode, and acted on.
+    mode: Mode | None = None
+    action_taken: Taken | None = None
+    control_offset: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+
+    @property
+    def taken(self) -> Taken:
+        """What was to be done: the action, or nothing in observe mode."""
+        return self.action if self.action_taken is None else self.action_taken
 
 
 class TrainingExample(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

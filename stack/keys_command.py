@@ -1,4 +1,4 @@
-"""`fraudstream keys`: make, list, rotate and retire the keys of labels and models."""
+"""`fraudstream keys`: make, list, rotate and retire the keys of labels, models and controls."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +11,7 @@ from rich.table import Table
 from pipeline.keys import (
     LABEL_SOURCES,
     LABELS,
-    MODELS_OWNER,
+    PAIR_OWNERS,
     PRIVATE,
     PUBLIC,
     init_keys,
@@ -25,16 +25,16 @@ from pipeline.keys import (
 from pipeline.settings import Settings
 from stack.connections import current_settings
 
-OWNERS = (*LABEL_SOURCES, MODELS_OWNER)
+OWNERS = (*LABEL_SOURCES, *PAIR_OWNERS)
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
 
 @click.group()
 def keys() -> None:
-    """Make, list, rotate and retire the keys that labels and models are signed with.
+    """Make, list, rotate and retire the keys that labels, models and controls are signed with.
 
     They are files in `keys_dir`: labels/ for those who sign labels and for the workers, private/
-    for the trainer alone, public/ for all who read models. Copy to a machine what it needs.
+    for the trainer (models) and those who operate (operator), public/ for all who check. Copy to a machine what it needs.
     """
 
 
@@ -42,7 +42,7 @@ def keys() -> None:
 @click.option("--source", "owners", type=click.Choice(OWNERS), multiple=True, help="Only of these.")
 @JSON
 def init(owners: tuple[str, ...], as_json: bool) -> None:
-    """Make a first key for every source, and a pair for the models, where there is none.
+    """Make a first key for every source, and pairs for models and operator, where there are none.
 
     `fraudstream up` and `fraudstream demo` do this by themselves. A production has no use for keys
     of `simulated`: name the sources that it has.
@@ -73,7 +73,7 @@ def list_keys(as_json: bool) -> None:
 @click.argument("owner", metavar="SOURCE", type=click.Choice(OWNERS))
 @JSON
 def rotate_key(owner: str, as_json: bool) -> None:
-    """Make a new key for SOURCE (or `models`), which signs from now on; the old one stays valid.
+    """Make a new key for SOURCE (or `models`, `operator`), which signs from now on; the old one stays valid.
 
     Copy it to those who check first (workers), then to those who sign. Processes that run see it
     by themselves; a publisher takes it at its next start. Then retire the old one.
@@ -102,7 +102,7 @@ def _rows(settings: Settings) -> Iterable[dict[str, Any]]:
     folders = ((LABELS, labels.ids), (PRIVATE, private.ids), (PUBLIC, public.ids))
     for key_id in dict.fromkeys((*labels.ids, *private.ids, *public.ids)):
         owner = owner_of(key_id)
-        signs = private if owner == MODELS_OWNER else labels
+        signs = private if owner in PAIR_OWNERS else labels
         current = signs.current(owner)
         yield {
             "key": key_id,
