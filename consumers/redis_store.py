@@ -18,8 +18,8 @@ One script applies a commit: it compares the position and then makes all changes
     pend:P ledger:P        labels that wait for their decision; what became of labels
     torn:NAME              why a commit of an input broke off halfway; nobody goes on from there
 
-Rows of `c:` and `l:`, breakers, outboxes and labels of `pend:` carry a version and a checksum; an outbox's
-is of its position as well (`pipeline/stored_rows.py`).
+Rows of `c:`, `l:` and `breaker:`, outboxes and labels of `pend:` carry a version and a checksum; an
+outbox's is of its position as well (`pipeline/stored_rows.py`).
 
 All keys are of one primary: a commit may touch any of them.
 """

@@ -8,9 +8,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from consumers.control_feed import ControlFeed
 from consumers.dead_letters import EventError, InputRecord, dead_letter, internal_error, redriven
 from consumers.lane import Part, own_code
-from consumers.control_feed import ControlFeed
 from consumers.model_feed import ModelFeed
 from consumers.redis_ids import RedisIds
 from consumers.redis_profiles import RedisProfiles

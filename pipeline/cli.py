@@ -35,6 +35,11 @@ class CommandEntry:
 KEYS = ("keys_dir", "label_signatures")
 CONNECTED = ("kafka_servers", "redis_url", "schema", "state_dir")
 SIGNING = (*CONNECTED, *KEYS)
+OPERATING = ("kafka_servers", "schema", "state_dir", "keys_dir")
+CONTROLLED = (
+    *("mode", "breaker_decline_share_max", "breaker_amount_minor_max"),
+    *("breaker_window_minutes", "breaker_events_min"),
+)
 SCORING = ("model", "challengers", "review_score_min", "decline_score_min")
 # What models are made by.
 LEARNING = (
@@ -76,6 +81,7 @@ COMMANDS: dict[str, CommandEntry] = {
         "Score transactions and join labels.",
         (
             *(*SIGNING, *SCORING, *SERVING),
+            *CONTROLLED,
             *("rules", "partitions", "feedback_limit", "maturity_days"),
         ),
     ),
@@ -105,8 +111,28 @@ COMMANDS: dict[str, CommandEntry] = {
     ),
     "models": CommandEntry(
         "consumers.models_command:models",
-        "List, save and publish versions of the models.",
+        "List, save, publish and hold versions of the models.",
         ("kafka_servers", "state_dir", "keys_dir"),
+    ),
+    "mode": CommandEntry(
+        "consumers.controls_command:mode", "Act on decisions, or only observe.", OPERATING
+    ),
+    "block": CommandEntry(
+        "consumers.controls_command:block", "Decline all events of a card, a terminal.", OPERATING
+    ),
+    "allow": CommandEntry(
+        "consumers.controls_command:allow", "Approve all events of a card, a terminal.", OPERATING
+    ),
+    "unlist": CommandEntry(
+        "consumers.controls_command:unlist", "Take it from the lists again.", OPERATING
+    ),
+    "lists": CommandEntry(
+        "consumers.controls_command:lists", "Show what is blocked and allowed.", OPERATING
+    ),
+    "controls": CommandEntry(
+        "consumers.controls_command:controls",
+        "Show what operators said: who, when, why.",
+        (*OPERATING, "mode"),
     ),
     "verify": CommandEntry(
         "consumers.verify_command:verify",
@@ -116,7 +142,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "replay": CommandEntry(
         "producers.replay_command:replay",
         "Run a file through the core, and measure.",
-        ("schema", *SCORING, *LEARNING, "batch_events_max", "maturity_days"),
+        ("schema", *SCORING, *CONTROLLED, *LEARNING, "batch_events_max", "maturity_days"),
     ),
     "mistakes": CommandEntry(
         "stack.mistakes_command:mistakes",

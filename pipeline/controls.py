@@ -128,7 +128,9 @@ class Controls:
     allowed: Entries = field(default_factory=dict)
     pinned: str | None = None
 
-    def listed(self, columns: Mapping[str, Sequence[str]], times_ms: Sequence[int]) -> dict[int, str]:
+    def listed(
+        self, columns: Mapping[str, Sequence[str]], times_ms: Sequence[int]
+    ) -> dict[int, str]:
         """Give the rows that a list decides, with its reason; the block list wins.
 
         `columns` are the ids of each entity, row by row, and `times_ms` the times of the events,
@@ -137,9 +139,10 @@ class Controls:
         rows: dict[int, str] = {}
         for reason, lists in ((LIST_ALLOWED, self.allowed), (LIST_BLOCKED, self.blocked)):
             for entity, entries in lists.items():
-                if entries.keys().isdisjoint(columns[entity]):
+                column = columns.get(entity, ())
+                if entries.keys().isdisjoint(column):
                     continue
-                for row, key in enumerate(columns[entity]):
+                for row, key in enumerate(column):
                     entry = entries.get(key)
                     if entry and (entry.until is None or times_ms[row] < entry.until):
                         rows[row] = reason
@@ -235,5 +238,3 @@ class ControlLog:
                 self._states.pop(next(iter(self._states)))
             self._states[offset] = state
         return self._states[offset]
-
-

@@ -211,8 +211,7 @@ class Settings:
             )
         if self.breaker_amount_minor_max < 0:
             raise SettingError(
-                "breaker_amount_minor_max must be at least 0 "
-                f"(got {self.breaker_amount_minor_max})"
+                f"breaker_amount_minor_max must be at least 0 (got {self.breaker_amount_minor_max})"
             )
         if not 1 <= self.breaker_window_minutes <= BREAKER_MINUTES_MAX:
             raise SettingError(

@@ -113,7 +113,7 @@ class LoopOptions:
 
 
 class Case(NamedTuple):
-    """What was done with an event and the truth about it: 1 fraud, 0 genuine, -1 known to nobody."""
+    """What was done with an event and the truth of it: 1 fraud, 0 genuine, -1 known to nobody."""
 
     transaction_id: str
     key: str

@@ -34,7 +34,8 @@ def keys() -> None:
     """Make, list, rotate and retire the keys that labels, models and controls are signed with.
 
     They are files in `keys_dir`: labels/ for those who sign labels and for the workers, private/
-    for the trainer (models) and those who operate (operator), public/ for all who check. Copy to a machine what it needs.
+    for the trainer (models) and those who operate (operator), public/ for all who check. Copy to a
+    machine what it needs.
     """
 
 
@@ -73,9 +74,9 @@ def list_keys(as_json: bool) -> None:
 @click.argument("owner", metavar="SOURCE", type=click.Choice(OWNERS))
 @JSON
 def rotate_key(owner: str, as_json: bool) -> None:
-    """Make a new key for SOURCE (or `models`, `operator`), which signs from now on; the old one stays valid.
+    """Make a new key for SOURCE (or `models`, `operator`), which signs from now on.
 
-    Copy it to those who check first (workers), then to those who sign. Processes that run see it
+    The old one stays valid. Copy it to those who check first (workers), then to those who sign. Processes that run see it
     by themselves; a publisher takes it at its next start. Then retire the old one.
     """
     settings = current_settings()
@@ -89,7 +90,8 @@ def retire_key(key_id: str, as_json: bool) -> None:
     """Delete a key: nothing that it signed is accepted any more, here.
 
     Do it on every machine that has a copy. Labels that were accepted stay. Before a key of the
-    models goes, the trainer must have published a version with the new one.
+    models goes, the trainer must have published a version with the new one; before one of the
+    operator goes, what must hold is said again (`fraudstream controls --say-again`).
     """
     settings = current_settings()
     retire(settings.keys_path, key_id)
