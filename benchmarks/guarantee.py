@@ -24,6 +24,7 @@ from tempfile import TemporaryDirectory
 import click
 
 from benchmarks.machine import machine
+from consumers.control_feed import ControlFeed
 from consumers.dead_letters import InputRecord
 from consumers.model_feed import ModelFeed
 from consumers.outbox_publisher import OutboxPublisher
@@ -130,6 +131,7 @@ class Bench:
             publish=self._publisher.publish,
             kafka_servers=self._endpoints.kafka_servers,
             feed=ModelFeed(self._endpoints.kafka_servers, self._schema, self._settings, counts),
+            controls=ControlFeed(self._endpoints.kafka_servers, self._schema, self._settings),
             label_verifier=LabelVerifier.of(self._settings),
             rules=load_rules(self._settings, self._schema),
             counts=counts,

@@ -7,7 +7,7 @@ record of the `controls` log, which every worker follows.
 import getpass
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -133,10 +133,23 @@ def lists(as_json: bool) -> None:
 
 
 @click.command()
+@click.option("--say-again", is_flag=True, help="Sign all that is in force with the current key.")
+@click.option("--why", help="The reason; needed with --say-again.")
+@BY
 @JSON
-def controls(as_json: bool) -> None:
-    """Show all that operators said, oldest first: who, when, why; and what was refused."""
+def controls(say_again: bool, why: str | None, by: str, as_json: bool) -> None:
+    """Show all that operators said, oldest first: who, when, why; and what was refused.
+
+    With --say-again the mode, the lists and the version held are said once more: do this after
+    `fraudstream keys rotate operator`, before the old key is retired and its words with it.
+    """
     history = _history()
+    if say_again:
+        if not why:
+            raise click.UsageError("--say-again needs --why")
+        for control in _again(history.log.state, by, why):
+            _say(control, as_json=as_json)
+        return
     rows = [(offset, _row(offset, control)) for offset, control in history.log.records]
     rows += [
         (offset, {"offset": offset, "kind": f"refused: {fault}", "why": text})
@@ -193,6 +206,17 @@ def rollback(version: str, why: str, by: str) -> None:
 def unfreeze(why: str, by: str) -> None:
     """Follow the trainer again, after a freeze or a rollback."""
     _say(Unfreeze(*_said(by, why)))
+
+
+def _again(state: Controls, by: str, why: str) -> Iterator[Control]:
+    if state.mode_is_said:
+        yield SetMode(*_said(by, why), mode=state.mode)
+    for lists in (state.blocked, state.allowed):
+        for entry in (entry for entries in lists.values() for entry in entries.values()):
+            said = (*_said(by, why), entry.entity, entry.id, entry.until)
+            yield type(entry)(*said)
+    if state.pinned is not None:
+        yield Freeze(*_said(by, why), version=state.pinned)
 
 
 def _list(
