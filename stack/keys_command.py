@@ -77,7 +77,8 @@ def rotate_key(owner: str, as_json: bool) -> None:
     """Make a new key for SOURCE (or `models`, `operator`), which signs from now on.
 
     The old one stays valid. Copy it to those who check first (workers), then to those who sign.
-    Processes that run see it by themselves; a publisher takes it at its next start. Then retire the old one.
+    Processes that run see it by themselves; a publisher takes it at its next start. Then retire
+    the old one.
     """
     settings = current_settings()
     _say([rotate(settings.keys_path, owner)], "made", settings, as_json=as_json)

@@ -114,7 +114,7 @@ def forged(topic: Topic) -> bytes:
     folder = topic.settings.keys_path
     other = folder.with_name("other")
     init_keys(other, ["models"])
-    [mine], [ours] = ((root / "private").iterdir() for root in (other, folder))
+    [mine], [ours] = ((root / "private").glob("models-*") for root in (other, folder))
     mine.rename(mine.with_name(ours.name))
     return seal(body("additive@12"), ModelSigner(replace(topic.settings, keys_dir=str(other))))
 
@@ -394,7 +394,7 @@ def test_a_forger_cannot_put_a_new_installation_under_rules(topic: Topic) -> Non
 
 def test_keys_of_models_are_rotated_and_retired_under_a_worker_that_runs(topic: Topic) -> None:
     old = seal(body("additive@20"), topic.signer)
-    [first] = [file.stem for file in (topic.settings.keys_path / "public").iterdir()]
+    [first] = [file.stem for file in (topic.settings.keys_path / "public").glob("models-*")]
     rotate(topic.settings.keys_path, "models")
     topic.publish("additive@9")
     topic.point("additive@9")
