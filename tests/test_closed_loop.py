@@ -339,7 +339,7 @@ def test_the_report_says_in_money_what_was_stopped_and_what_was_missed() -> None
     world = world_of(
         case("t1", taken="decline", amount_minor=300),
         case("t2", taken="review", amount_minor=100, event_time_ms=noon_ms),
-        case("t3", action="approve", amount_minor=500),
+        case("t3", taken="approve", amount_minor=500),
         case("t4", taken="decline", amount_minor=70, is_fraud=0),
         case("t5", taken="review", amount_minor=100),
         options=replace(SURE, review_budget=2),
