@@ -26,6 +26,7 @@ import click
 
 from benchmarks.documents import DOCS, markdown, put_tables
 from benchmarks.machine import as_text, machine
+from consumers.control_feed import ControlFeed
 from consumers.dead_letters import InputRecord
 from consumers.model_feed import ModelFeed
 from consumers.outbox_publisher import OutboxPublisher
@@ -134,6 +135,7 @@ class Bench:
             publish=self._publisher.publish,
             kafka_servers=self._endpoints.kafka_servers,
             feed=ModelFeed(self._endpoints.kafka_servers, self._schema, self._settings, counts),
+            controls=ControlFeed(self._endpoints.kafka_servers, self._schema, self._settings),
             label_verifier=LabelVerifier.of(self._settings),
             rules=RulesFile(self._settings, self._schema, counts),
             counts=counts,

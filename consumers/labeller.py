@@ -316,7 +316,7 @@ class Labeller(Part):
             proves = self._before.number(*key_of(label)) is not None
         else:
             incumbent = decision.incumbent.action if decision.incumbent else None
-            proves = went_through(decision.action, entry.outcome, incumbent)
+            proves = went_through(decision.taken, entry.outcome, incumbent)
         if proves:
             step.mature(label, entry, decision)
 

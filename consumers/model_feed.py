@@ -5,7 +5,9 @@ force. A scorer takes them at the beginning of a batch, so a version is adopted 
 at all. Before the trainer's first version, models that have learned nothing are in force.
 
 Nothing is taken that the trainer has not signed, snapshot and pointer alike, nor what cannot score
-the canary: it is counted, and the version before stays in force. Where none was, the newest valid
+the canary: it is counted, and the version before stays in force. A freeze or a rollback of the
+operators (`pipeline/controls.py`) holds a version, and the pointer counts nothing until it ends:
+this is the one way back to a version that has learned less. Where none was, the newest valid
 version of the topic is taken; where there is none of that either, rules decide until one comes.
 """
 
@@ -28,6 +30,7 @@ from pipeline.sealing import read_version
 from pipeline.settings import Settings
 from pipeline.signing import Headers, ModelVerifier
 from pipeline.topics import MODELS, SNAPSHOT_BYTES_MAX
+from pipeline.version_fold import split_version
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +82,8 @@ class ModelFeed:
         The champion and its challengers; `None` where no model can be had and rules decide.
     floor
         No pointer to a version that has learned less is taken: the store knows what was in force.
+    pinned
+        The version that operators hold; `None` while the pointer counts.
     """
 
     def __init__(
@@ -104,6 +109,7 @@ class ModelFeed:
         self.in_force: Versions | None = (champion, challengers)
         self._is_published = False
         self.floor = 0
+        self.pinned: str | None = None
         self._missed = ""
 
     async def start(self) -> None:
@@ -170,14 +176,33 @@ class ModelFeed:
 
     def adopt(self) -> None:
         """Take into force what was published; what decides already stays where that fails."""
-        pointer = self._pointer
-        found = self._pointed(pointer) if pointer is not None else None
+        pointer, pinned = self._pointer, self.pinned
+        if pinned is not None:
+            found = self._held(pinned)
+        else:
+            found = self._pointed(pointer) if pointer is not None else None
         if found is not None:
             self.in_force, self._is_published = found, True
-        elif not self._is_published and (pointer is not None or self.floor > 0):
+        elif not self._is_published and (pointer or pinned or self.floor > 0):
             # A version was in force once, here or elsewhere: one that learned nothing is no answer.
             self._fall_back()
         self._counts.rules_in_force = self.in_force is None
+
+    def _held(self, pinned: str) -> Versions | None:
+        """Give the version that operators hold, and its challengers that can be had."""
+        champion = self._version(pinned)
+        if champion is None:
+            if self._missed != pinned:
+                logger.error("version not adopted: version=%s is held and cannot be had", pinned)
+            self._missed = pinned
+            return None
+        return champion, self._beside(champion)
+
+    def _beside(self, champion: Version) -> list[Version]:
+        """Give the versions of the other models that were learned to the same offset."""
+        names = [name for name in self._names if name != champion.model.name]
+        found = (self._version(f"{name}@{champion.offset}") for name in names)
+        return [version for version in found if version is not None]
 
     def _pointed(self, pointer: Champion) -> Versions | None:
         """Give the versions of the pointer, if it is no older than what was in force, and all are
@@ -218,15 +243,20 @@ class ModelFeed:
         return Version(snapshot.model, snapshot.training_offset)
 
     def _fall_back(self) -> None:
-        """Take the newest valid version that is left, or none: then rules decide."""
-        champion, *challengers = self._names
+        """Take the newest valid version that is left, or none: then rules decide.
+
+        While operators hold a version, none that has learned more is taken.
+        """
+        champion = self._names[0]
+        held = split_version(self.pinned) if self.pinned else None
         offsets = sorted({item.training_offset for item in self._snapshots.values()}, reverse=True)
         for offset in offsets:
+            if held is not None and offset > held[1]:
+                continue
             found = self._version(f"{champion}@{offset}")
             if found is None:
                 continue
-            beside = [self._version(f"{name}@{offset}") for name in challengers]
-            self.in_force = found, [version for version in beside if version is not None]
+            self.in_force = found, self._beside(found)
             self._is_published = True
             logger.error("an older version is in force: version=%s", found.name)
             return

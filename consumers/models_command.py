@@ -1,4 +1,4 @@
-"""`fraudstream models`: list the published versions, save one to a file, put one into force."""
+"""`fraudstream models`: list the published versions, save one, put one into force, hold one."""
 
 import hashlib
 from pathlib import Path
@@ -8,6 +8,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from consumers.controls_command import freeze, rollback, unfreeze
 from consumers.model_topic import publish_model, read_models, role
 from pipeline.errors import DataError, SnapshotError
 from pipeline.sealing import read_sealed, read_version
@@ -17,7 +18,11 @@ from stack.connections import current_settings, kafka_servers_of
 
 @click.group()
 def models() -> None:
-    """List, save and publish versions of the models."""
+    """List, save, publish and hold versions of the models."""
+
+
+for _command in (freeze, rollback, unfreeze):
+    models.add_command(_command)
 
 
 @models.command("list")

@@ -9,6 +9,7 @@ One script applies a commit: it compares the position and then makes all changes
     l:ENTITY:ID            learned row, one writer: the trainer; `pos:training` stands beside it
     w:P:BUCKET             entries of the index of waiting decisions (`pipeline/waiting_index.py`)
     index:P                its `entries`, the newest `offset` it holds, where the `sweep` stands
+    breaker:P              the window of the breaker (`pipeline/breaker.py`)
     wm:P wi:P model:P      event-time watermark, that of what is indexed, model version in force
     d:BUCKET               ids decided lately, of all partitions (`pipeline/recent_ids.py`)
     ids                    their number (`entries`), where the `sweep` stands, what was `dropped`
@@ -18,8 +19,8 @@ One script applies a commit: it compares the position and then makes all changes
     pend:P ledger:P        labels that wait for their decision; what became of labels
     torn:NAME              why a commit of an input broke off halfway; nobody goes on from there
 
-Rows of `c:` and `l:`, outboxes and labels of `pend:` carry a version and a checksum; an outbox's
-is of its position as well (`pipeline/stored_rows.py`).
+Rows of `c:`, `l:` and `breaker:`, outboxes and labels of `pend:` carry a version and a checksum; an
+outbox's is of its position as well (`pipeline/stored_rows.py`).
 
 All keys are of one primary: a commit may touch any of them.
 """

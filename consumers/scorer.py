@@ -8,12 +8,13 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from consumers.control_feed import ControlFeed
 from consumers.dead_letters import EventError, InputRecord, dead_letter, internal_error, redriven
 from consumers.lane import Part, own_code
 from consumers.model_feed import ModelFeed
 from consumers.redis_ids import RedisIds
 from consumers.redis_profiles import RedisProfiles
-from consumers.redis_store import RedisStore, stored_number
+from consumers.redis_store import RedisStore, as_bytes, stored_number
 from consumers.rules_file import RulesFile
 from consumers.timing import timed
 from consumers.waiting_store import index_changes
@@ -30,6 +31,7 @@ from pipeline.records import ACTIONS, DecisionRecord, encode_record
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 from pipeline.signing import LabelVerifier
+from pipeline.stored_rows import sealed, unsealed
 from pipeline.topics import DECISIONS, TRANSACTIONS
 
 STAGE = "decode"
@@ -47,6 +49,7 @@ class Parts:
     publish: Publish
     kafka_servers: str
     feed: ModelFeed
+    controls: ControlFeed
     label_verifier: LabelVerifier
     rules: RulesFile
     counts: WorkerCounts
@@ -82,6 +85,9 @@ class Scorer(Part):
         self._profiles.forget()
         key = f"wm:{self._partition}"
         self._watermark_ms = stored_number(key, await self._parts.store.redis.get(key))
+        key = f"breaker:{self._partition}"
+        stored = as_bytes(await self._parts.store.redis.get(key))
+        self._engine.breaker.load(unsealed(key, stored) if stored else b"")
 
     async def handle(self, records: Sequence[InputRecord]) -> bool:
         """Decide records that follow each other, unless another owner was before us."""
@@ -104,6 +110,7 @@ class Scorer(Part):
                 self._engine.adopt_rules(self._parts.rules.current)
             else:
                 self._engine.adopt(*in_force, self._parts.rules.current)
+            self._engine.adopt_controls(self._parts.controls.state)
             decisions = self._engine.decide(batch)
             indexed_ms = self._watermark_ms
             published, changes = self._step(decisions, [records[row].offset for row in rows])
@@ -207,10 +214,15 @@ class Scorer(Part):
         return [
             *self._profiles.changes(decisions.transactions, unusual),
             ("SET", f"wm:{p}", self._watermark_ms),
+            *self._breaker_changes(),
             # While rules decide, it stays known which version was in force.
             *([] if decisions.degraded else [("SET", f"model:{p}", decisions.model_version)]),
             *self._alert_changes(decided, encoded),
         ]
+
+    def _breaker_changes(self) -> list[Change]:
+        key, breaker = f"breaker:{self._partition}", self._engine.breaker
+        return [("SET", key, sealed(key, breaker.state()))] if breaker.is_on else []
 
     def _alert_changes(self, decided: list[DecisionRecord], encoded: list[bytes]) -> list[Change]:
         p = self._partition
@@ -234,7 +246,10 @@ class Scorer(Part):
         counts = self._parts.counts
         counts.commits += 1
         for action in decisions.actions.tolist():
-            counts.decisions[ACTIONS[action]] += 1
+            counts.decisions[ACTIONS[action], decisions.mode] += 1
+        for reason, count in decisions.overruled.items():
+            counts.overruled[reason] += count
+        counts.breaker_open[self._partition] = self._engine.breaker.is_open
         for item in rejected:
             counts.rejected[item.problem.reason] += 1
         counts.watermark_ms[self._partition] = self._watermark_ms

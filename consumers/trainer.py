@@ -28,6 +28,7 @@ import msgspec
 from kafka import KafkaConsumer, TopicPartition
 from redis.exceptions import RedisError
 
+from consumers.control_feed import ControlFeed
 from consumers.lease import Lease
 from consumers.model_feed import CHAMPION_KEY, Champion, WindowPlace
 from consumers.model_topic import read_models
@@ -53,6 +54,7 @@ from pipeline.settings import Settings
 from pipeline.signing import ModelSigner, ModelVerifier
 from pipeline.stored_rows import sealed
 from pipeline.topics import MODELS, TRAINING
+from pipeline.version_fold import split_version
 from pipeline.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
@@ -81,6 +83,7 @@ class Trainer:
         self._names = (settings.model, *settings.challenger_names)
         check_kept(self._names, settings.model_options)
         self._signer, self._verifier = ModelSigner(settings), ModelVerifier(settings)
+        self._controls = ControlFeed(kafka_servers, schema, settings)
         self._entities = [item.name for item in schema.keyed]
         self._store = RedisStore(redis_url, retry_seconds_max=settings.retry_seconds_max)
         self._publisher = OutboxPublisher(kafka_servers)
@@ -105,8 +108,12 @@ class Trainer:
         warm_up(self._schema, self._settings)
         await self._store.check()
         await self._publisher.start()
+        await self._controls.start()
         consumer = _consumer(self._servers)
-        watching = asyncio.create_task(keep_watching_the_loop())
+        beside = [
+            asyncio.create_task(task)
+            for task in (keep_watching_the_loop(), self._controls.follow())
+        ]
         try:
             await self._build(consumer)
             self._is_built = True
@@ -116,10 +123,12 @@ class Trainer:
                 if not stop.is_set():
                     await self._build(consumer)
         finally:
-            watching.cancel()
+            for task in beside:
+                task.cancel()
             with contextlib.suppress(RedisError):
                 await self._lease.release()
             consumer.close()
+            await self._controls.stop()
             await self._publisher.stop()
             await self._store.close()
 
@@ -388,9 +397,17 @@ class Trainer:
         value = msgspec.json.encode(pointer)
         headers = self._signer.headers(CHAMPION_KEY, value)
         yield OutboxRecord(MODELS, 0, CHAMPION_KEY, value, [*headers])
-        while len(self._versions) > self._settings.models_kept * len(versions):
-            retired, _ = self._versions.popitem(last=False)
-            yield OutboxRecord(MODELS, 0, retired.encode(), None)
+        yield from self._retired(kept=self._settings.models_kept * len(versions))
+
+    def _retired(self, *, kept: int) -> Iterator[OutboxRecord]:
+        """Retire the oldest versions, but not one that operators hold: a start must find it."""
+        pinned = self._controls.state.pinned
+        held = split_version(pinned) if pinned else None
+        for version in list(self._versions)[: max(0, len(self._versions) - kept)]:
+            parts = split_version(version)
+            if held is None or parts is None or parts[1] != held[1]:
+                del self._versions[version]
+                yield OutboxRecord(MODELS, 0, version.encode(), None)
 
     def _window_place(self) -> WindowPlace | None:
         place = self._places.needed(self._learner.models)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
+from consumers.control_topic import read_controls
 from consumers.log_reader import LogReader
 from consumers.model_topic import read_models
 from pipeline.errors import DataError, SettingError
@@ -103,6 +104,7 @@ class RecordedLogs:
             self._policies,
             champion_only=champion_only,
             rules=load_rules(settings, schema),
+            controls=read_controls(servers, schema, settings).log,
         )
 
     def __enter__(self) -> Self:

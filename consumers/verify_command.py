@@ -242,7 +242,7 @@ def _show_one(item: Recomputed) -> None:
         return
     table = Table("", "decided", "made again", "", box=None)
     changed = {name for name, _, _ in item.different}
-    for name in ("score", "action", "reasons", "challengers", "members"):
+    for name in ("score", "action", "action_taken", "reasons", "challengers", "members"):
         again = getattr(expected, name)
         same = "unknown" if again is None else "different" if name in changed else "equal"
         table.add_row(name, _text(getattr(decision, name)), _text(again), same)

@@ -25,6 +25,7 @@ from faust.types import TP
 from redis.exceptions import RedisError
 
 from consumers.chunks import ChunkConsumer
+from consumers.control_feed import ControlFeed
 from consumers.labeller import Labeller
 from consumers.lane import Lane
 from consumers.model_feed import ModelFeed
@@ -40,10 +41,11 @@ from consumers.watchdog import (
     keep_watching_the_loop,
 )
 from pipeline.commit import OutboxRecord
+from pipeline.controls import Controls
 from pipeline.counts import WorkerCounts
-from pipeline.errors import CommitError, FraudstreamError
+from pipeline.errors import CommitError, ControlFault, FraudstreamError
 from pipeline.schema import Schema
-from pipeline.settings import Settings
+from pipeline.settings import ACT, Settings
 from pipeline.signing import LabelVerifier
 from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
 from pipeline.warm_up import warm_up
@@ -85,6 +87,13 @@ class Worker:
         self.counts = WorkerCounts(schema=schema.name)
         self._publisher = OutboxPublisher(kafka_servers)
         self._feed = ModelFeed(kafka_servers, schema, settings, self.counts)
+        self._controls = ControlFeed(
+            kafka_servers,
+            schema,
+            settings,
+            refused=self._control_refused,
+            changed=self._hold,
+        )
         self._store = RedisStore(redis_url, retry_seconds_max=settings.retry_seconds_max)
         self._parts = Parts(
             settings=settings,
@@ -93,6 +102,7 @@ class Worker:
             publish=self._publish,
             kafka_servers=kafka_servers,
             feed=self._feed,
+            controls=self._controls,
             label_verifier=LabelVerifier.of(settings),
             rules=RulesFile(settings, schema, self.counts),
             counts=self.counts,
@@ -148,8 +158,11 @@ class Worker:
         await self._publisher.start()
         await self._publisher.check_partitions(tuple(INPUTS), self._settings.partitions)
         self._feed.floor = await self._store.adopted_offset(self._settings.partitions)
+        # What operators said before anything is decided, and before a version is taken.
+        await self._controls.start()
         await self._feed.start()
         tasks = [
+            self._guarded(self._controls.follow()),
             self._guarded(self._feed.follow()),
             self._guarded(self._tick()),
             self._guarded(self._parts.rules.follow()),
@@ -157,6 +170,15 @@ class Worker:
         ]
         self._running = [asyncio.create_task(task) for task in tasks]
         await self._app.start()
+
+    def _control_refused(self, fault: ControlFault) -> None:
+        self.counts.controls_refused[fault] += 1
+
+    def _hold(self, state: Controls) -> None:
+        self._feed.pinned = state.pinned
+        counts = self.counts
+        counts.control_offset, counts.is_pinned = state.offset, state.pinned is not None
+        counts.is_acting = state.mode == ACT
 
     async def _publish(self, records: Sequence[OutboxRecord]) -> Awaitable[Sequence[int]]:
         started = time.perf_counter()
@@ -174,6 +196,7 @@ class Worker:
         await asyncio.gather(*(lane.end() for lane in self._lanes.values()))
         await self._publisher.stop()
         await self._feed.stop()
+        await self._controls.stop()
         await self._store.close()
 
     def _build_app(self, kafka_servers: str) -> faust.App:
@@ -259,6 +282,7 @@ class Worker:
             await self._lanes.pop(tp).end()
             if tp.topic == TRANSACTIONS:
                 self.counts.watermark_ms.pop(tp.partition, None)
+                self.counts.breaker_open.pop(tp.partition, None)
 
     def begin(self, offsets: Mapping[TP, int]) -> None:
         """Take note of where reading begins: a labeller may commit before its first label."""

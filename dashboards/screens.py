@@ -170,6 +170,40 @@ _DECISIONS = Screen(
     ),
 )
 
+_CONTROLS = Screen(
+    "Controls",
+    (
+        _panel(
+            "Decisions a second, by mode",
+            "In observe mode nothing is to be done of what is decided.",
+            "ops",
+            ("sum by (mode) (rate(fraud_decisions_total[5m]))", "{{mode}}"),
+        ),
+        _panel(
+            "Workers that act, and hold a version",
+            "By the last word of the operators.",
+            "none",
+            ("sum(fraud_acting)", "act"),
+            ("sum(fraud_version_pinned)", "hold a version"),
+        ),
+        _panel(
+            "Decisions of a list or the breaker",
+            "A second, by reason.",
+            "ops",
+            (
+                "sum by (reason) (rate(fraud_overruled_decisions_total[5m]))",
+                "{{reason}}",
+            ),
+        ),
+        _panel(
+            "Partitions whose breaker is open",
+            "Their declines become reviews.",
+            "none",
+            ("sum(fraud_breaker_open)", "open"),
+        ),
+    ),
+)
+
 _QUALITY = Screen(
     "Quality, and how mature its labels are",
     (
@@ -576,4 +610,4 @@ _RELIABILITY = Screen(
     ),
 )
 
-SCREENS = (_VOLUME, _DECISIONS, _QUALITY, _DRIFT, _LABELS, _MODEL, _RELIABILITY)
+SCREENS = (_VOLUME, _DECISIONS, _QUALITY, _DRIFT, _LABELS, _MODEL, _CONTROLS, _RELIABILITY)

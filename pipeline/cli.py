@@ -37,6 +37,11 @@ class CommandEntry:
 KEYS = ("keys_dir", "label_signatures")
 CONNECTED = ("kafka_servers", "redis_url", "schema", "state_dir")
 SIGNING = (*CONNECTED, *KEYS)
+OPERATING = ("kafka_servers", "schema", "state_dir", "keys_dir")
+CONTROLLED = (
+    *("mode", "breaker_decline_share_max", "breaker_amount_minor_max"),
+    *("breaker_window_minutes", "breaker_events_min"),
+)
 SCORING = ("model", "challengers", "review_score_min", "decline_score_min")
 # What models are made by.
 LEARNING = (
@@ -88,6 +93,7 @@ COMMANDS: dict[str, CommandEntry] = {
         "Score transactions and join labels.",
         (
             *(*SIGNING, *SCORING, *SERVING),
+            *CONTROLLED,
             *("rules", "partitions", "feedback_limit", "maturity_days"),
         ),
     ),
@@ -120,13 +126,33 @@ COMMANDS: dict[str, CommandEntry] = {
     ),
     "models": CommandEntry(
         "consumers.models_command:models",
-        "List, save and publish versions of the models.",
+        "List, save, publish and hold versions of the models.",
         ("kafka_servers", "state_dir", "keys_dir"),
     ),
     "rules": CommandEntry(
         "consumers.rules_command:rules",
         "List and check rules, and what they caught.",
         ("kafka_servers", "schema", "state_dir", "rules"),
+    ),
+    "mode": CommandEntry(
+        "consumers.controls_command:mode", "Act on decisions, or only observe.", OPERATING
+    ),
+    "block": CommandEntry(
+        "consumers.controls_command:block", "Decline all events of a card, a terminal.", OPERATING
+    ),
+    "allow": CommandEntry(
+        "consumers.controls_command:allow", "Approve all events of a card, a terminal.", OPERATING
+    ),
+    "unlist": CommandEntry(
+        "consumers.controls_command:unlist", "Take it from the lists again.", OPERATING
+    ),
+    "lists": CommandEntry(
+        "consumers.controls_command:lists", "Show what is blocked and allowed.", OPERATING
+    ),
+    "controls": CommandEntry(
+        "consumers.controls_command:controls",
+        "Show what operators said: who, when, why.",
+        (*OPERATING, "mode"),
     ),
     "verify": CommandEntry(
         "consumers.verify_command:verify",
@@ -136,7 +162,16 @@ COMMANDS: dict[str, CommandEntry] = {
     "replay": CommandEntry(
         "producers.replay_command:replay",
         "Run a file through the core, and measure.",
-        ("schema", "keys_dir", "rules", *SCORING, *LEARNING, "batch_events_max", "maturity_days"),
+        (
+            "schema",
+            "keys_dir",
+            "rules",
+            *SCORING,
+            *CONTROLLED,
+            *LEARNING,
+            "batch_events_max",
+            "maturity_days",
+        ),
     ),
     "schema": CommandEntry(
         "producers.schema_command:schema", "Propose a schema for a file, check a file by one."

@@ -5,10 +5,10 @@ dictionaries with known keys are all there is. Every known key begins at zero, s
 right from the first event on.
 
 >>> counts = WorkerCounts(schema="card")
->>> counts.decisions["review"] += 1
+>>> counts.decisions["review", "act"] += 1
 >>> counts.stage_seconds["decide"].observe(0.003)
->>> counts.stage_seconds["decide"].count, counts.decisions
-(1, {'approve': 0, 'review': 1, 'decline': 0})
+>>> counts.stage_seconds["decide"].count, counts.decisions["review", "act"]
+(1, 1)
 """
 
 from bisect import bisect_left
@@ -19,9 +19,16 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pipeline.errors import REASONS, SNAPSHOT_FAULTS, Reason, SnapshotFault
+from pipeline.errors import (
+    CONTROL_FAULTS,
+    REASONS,
+    SNAPSHOT_FAULTS,
+    ControlFault,
+    Reason,
+    SnapshotFault,
+)
 from pipeline.events import OUTCOME_KINDS, SOURCES, OutcomeKind, Source, Verdict
-from pipeline.records import ACTIONS, VERDICTS, Action
+from pipeline.records import ACTIONS, MODES, OVERRULING, VERDICTS, Action, Mode
 from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
 from pipeline.verdicts import LABEL_PATHS, LabelPath
 
@@ -77,6 +84,10 @@ def _by_source_and_verdict() -> dict[tuple[Source, Verdict], int]:
     return {(source, verdict): 0 for source in SOURCES for verdict in VERDICTS}
 
 
+def _by_action_and_mode() -> dict[tuple[Action, Mode], int]:
+    return {(action, mode): 0 for action in ACTIONS for mode in MODES}
+
+
 @dataclass(slots=True, kw_only=True)
 class WorkerCounts:
     """What one worker has done since it started.
@@ -87,6 +98,10 @@ class WorkerCounts:
         Name of the schema of its events.
     events
         Transactions taken from the log, whatever became of them.
+    decisions
+        Decisions committed, by action and mode.
+    overruled
+        Those that a list or the breaker decided, by the reason that says so.
     duplicates
         Transactions decided before: not decided again.
     ids_remembered, ids_dropped
@@ -118,6 +133,12 @@ class WorkerCounts:
     rules_taken, rules_refused, rules_are_broken
         Changed files of rules that were taken and refused, and whether the file as it stands is
         not the one in force.
+    controls_refused
+        Records of the controls log that do not count, by what was wrong.
+    control_offset, is_acting, is_pinned
+        The last record in force (-1 before any), and whether it says to act, and to hold a version.
+    breaker_open
+        Whether the breaker is open, by partition held.
     watermark_ms
         Highest event time by partition held; remove a partition that is revoked.
     stage_seconds
@@ -126,7 +147,8 @@ class WorkerCounts:
 
     schema: str
     events: int = 0
-    decisions: dict[Action, int] = field(default_factory=lambda: dict.fromkeys(ACTIONS, 0))
+    decisions: dict[tuple[Action, Mode], int] = field(default_factory=_by_action_and_mode)
+    overruled: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OVERRULING, 0))
     rejected: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
     redriven: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys((TRANSACTIONS, FEEDBACK, OUTCOMES), 0)
@@ -156,6 +178,13 @@ class WorkerCounts:
     rules_taken: int = 0
     rules_refused: int = 0
     rules_are_broken: bool = False
+    controls_refused: dict[ControlFault, int] = field(
+        default_factory=lambda: dict.fromkeys(CONTROL_FAULTS, 0)
+    )
+    control_offset: int = -1
+    is_acting: bool = False
+    is_pinned: bool = False
+    breaker_open: dict[int, bool] = field(default_factory=dict)
     watermark_ms: dict[int, int] = field(default_factory=dict)
     stage_seconds: dict[Stage, Buckets] = field(
         default_factory=lambda: {stage: Buckets(STAGE_SECONDS_BOUNDS) for stage in STAGES}

@@ -1,11 +1,13 @@
 """The road of one transaction, top to bottom; nothing here knows Kafka, Redis or a clock.
 
 `decide` takes events in the order of their log: profiles are opened, features are read and the
-events recorded, the models in force score, the policy acts. `label` joins labels to what was
+events recorded, the models in force score, the policy chooses an action. Then lists and breaker may
+overrule it, and the mode says whether anything is to be done. `label` joins labels to what was
 decided; what it gives is learned by `Learner`, in another process or in this one. Where no model
 can be had, rules decide; others act or watch beside the model (`rules.py`).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,16 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.contract import Model
+from pipeline.breaker import Breaker
+from pipeline.controls import Controls, fold, mode_of
 from pipeline.events import Label, Transactions
 from pipeline.features import FeatureKernel
 from pipeline.feedback import Settled, Waiting, join
-from pipeline.policy import Policy, Reasons
+from pipeline.policy import APPROVE, DECLINE, REVIEW, MarkedReasons, Policy, Reasons
 from pipeline.profiles import Profiles
 from pipeline.recent_ids import MemoryIds, RecentIds, Sifted
-from pipeline.records import ACTIONS, DecisionRecord
+from pipeline.records import ACTIONS, BREAKER, LIST_BLOCKED, DecisionRecord, Mode, Taken
 from pipeline.rules import NO_RULES, Rules
 from pipeline.schema import Schema
-from pipeline.settings import Settings
+from pipeline.settings import ACT, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ class Decisions:
     label_offset: int
     schema_hash: str
     challengers: dict[str, NDArray[np.float64]]
+    mode: Mode
+    control_offset: int
     members: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     conflicts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     degraded: bool = False
@@ -71,6 +77,18 @@ class Decisions:
     def transaction_ids(self) -> list[str]:
         """The ids, in the order of the decisions."""
         return self.transactions.transaction_id
+
+    @property
+    def overruled(self) -> Counter[str]:
+        """How many a list or the breaker decided, by the reason that says so."""
+        reasons = self.reasons
+        return Counter(reasons.marks.values() if isinstance(reasons, MarkedReasons) else ())
+
+    @property
+    def taken(self) -> list[Taken]:
+        """What is to be done of each: its action, or nothing in observe mode."""
+        acted: list[Taken] = [ACTIONS[action] for action in self.actions.tolist()]
+        return acted if self.mode == ACT else ["none"] * len(acted)
 
     def records(self, topic: str, partition: int, offsets: Sequence[int]) -> list[DecisionRecord]:
         """Give the decisions in their wire form; `offsets` are those of the whole batch."""
@@ -96,6 +114,7 @@ class Decisions:
         incumbents = events.incumbents[part] or (None,) * len(sources)
         # Of many no rule was asked; they may share a list, which nobody changes.
         rules: Sequence[list[str]] = self.rules[part] if self.rules else [[]] * len(sources)
+        is_acted_on = self.mode == ACT
         return [
             DecisionRecord(
                 transaction_id=transaction_id,
@@ -119,6 +138,9 @@ class Decisions:
                 incumbent=incumbents[place],
                 rules=rules[place],
                 rules_version=self.rules_version,
+                mode=self.mode,
+                action_taken=ACTIONS[actions[place]] if is_acted_on else "none",
+                control_offset=self.control_offset,
             )
             for place, transaction_id in enumerate(events.transaction_id[part])
         ]
@@ -145,6 +167,8 @@ class Engine:
             review_score_min=settings.review_score_min,
             decline_score_min=settings.decline_score_min,
         )
+        self.breaker = Breaker(settings)
+        self._controls = fold(mode_of(settings), ())
         self._champion: Version | None = None
         self._challengers: tuple[Version, ...] = ()
         self._rules: Rules | None = None
@@ -160,6 +184,10 @@ class Engine:
     def adopt_rules(self, rules: Rules) -> None:
         """Decide by these rules alone from the next batch on: no model can be had."""
         self._champion, self._challengers, self._rules = None, (), rules
+
+    def adopt_controls(self, controls: Controls) -> None:
+        """Hold by what operators said from the next batch on."""
+        self._controls = controls
 
     def decide(self, batch: Transactions) -> Decisions:
         """Score a batch in order and say what to do with each event."""
@@ -181,14 +209,15 @@ class Engine:
             self._policy.actions(scored.scores),
             self._policy.reasons(scored.contributions),
         )
+        actions, reasons = self._overruled(batch, ruling.actions, ruling.reasons)
         return Decisions(
             rows=sifted.fresh,
             transactions=batch,
             entity_names=self._names,
             features=features,
             scores=scored.scores,
-            actions=ruling.actions,
-            reasons=ruling.reasons,
+            actions=actions,
+            reasons=reasons,
             rules=ruling.held,
             rules_version=ruling.version,
             model_version=self._champion.name,
@@ -200,6 +229,8 @@ class Engine:
             },
             members=members,
             conflicts=sifted.conflicts,
+            mode=self._controls.mode,
+            control_offset=self._controls.offset,
         )
 
     def _ruled(
@@ -212,14 +243,15 @@ class Engine:
     ) -> Decisions:
         """Decide by rules; the score is the one from which the policy takes the same action."""
         ruling = rules.judge(features, batch.amount_minor)
+        actions, reasons = self._overruled(batch, ruling.actions, ruling.reasons)
         return Decisions(
             rows=sifted.fresh,
             transactions=batch,
             entity_names=self._names,
             features=features,
             scores=self._policy.scores_of(ruling.actions),
-            actions=ruling.actions,
-            reasons=ruling.reasons,
+            actions=actions,
+            reasons=reasons,
             model_version=rules.version,
             policy_version=self._policy.version,
             label_offset=label_offset,
@@ -229,7 +261,30 @@ class Engine:
             degraded=True,
             rules=ruling.held,
             rules_version=ruling.version,
+            mode=self._controls.mode,
+            control_offset=self._controls.offset,
         )
+
+    def _overruled(
+        self, batch: Transactions, actions: NDArray[np.int64], reasons: Sequence[Reasons]
+    ) -> tuple[NDArray[np.int64], Sequence[Reasons]]:
+        """Let the lists, then the breaker, overrule what was chosen; scores and learning stay."""
+        listed = {}
+        if self._controls.blocked or self._controls.allowed:
+            columns = dict(zip(self._names, batch.keys, strict=True))
+            listed = self._controls.listed(columns, batch.event_time_ms.tolist())
+        is_free = np.ones(len(batch), np.bool_)
+        is_free[list(listed)] = False
+        is_reviewed = self.breaker.reviews(
+            batch.event_time_ms, batch.amount_minor, actions == DECLINE, is_free
+        )
+        marks = listed | dict.fromkeys(np.flatnonzero(is_reviewed).tolist(), BREAKER)
+        if not marks:
+            return actions, reasons
+        actions = np.where(is_reviewed, REVIEW, actions)
+        for row, reason in listed.items():
+            actions[row] = DECLINE if reason == LIST_BLOCKED else APPROVE
+        return actions, MarkedReasons(reasons, marks)
 
     def label(self, labels: Sequence[Label], *, training_seq: int) -> list[Settled]:
         """Join labels, in the order of their log, to what was decided.

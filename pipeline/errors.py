@@ -41,6 +41,12 @@ SnapshotFault = Literal[
 SNAPSHOT_FAULTS: tuple[SnapshotFault, ...] = get_args(SnapshotFault)
 
 
+ControlFault = Literal["signature", "format", "replayed"]
+"""Why a record of the controls log does not count; a closed list."""
+
+CONTROL_FAULTS: tuple[ControlFault, ...] = get_args(ControlFault)
+
+
 class SnapshotError(FraudstreamError):
     """A model snapshot is damaged, forged or of another kind; `fault` says which."""
 

@@ -14,6 +14,8 @@ future (the rule of beaver: learn on what was predicted on).
 
 >>> went_through("approve", None), went_through("decline", None), went_through("review", "settled")
 (True, False, True)
+>>> went_through("none", None)
+True
 """
 
 from collections import OrderedDict, deque
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.events import Label, Outcome, OutcomeKind
-from pipeline.records import Action, DecisionRecord, TrainingExample
+from pipeline.records import Action, DecisionRecord, Taken, TrainingExample
 from pipeline.verdicts import KnownVerdict, LabelPath, settle
 
 # Of an event with one of these outcomes nobody will ever complain, so silence proves nothing: it
@@ -30,8 +32,8 @@ from pipeline.verdicts import KnownVerdict, LabelPath, settle
 SILENCE_PROVES_NOTHING: frozenset[OutcomeKind] = frozenset({"issuer_declined", "refunded"})
 
 
-WentThrough = Callable[[Action, OutcomeKind | None, Action | None], bool]
-"""Whether silence about an event proves anything, given what we did, what became of it, and what
+WentThrough = Callable[[Taken, OutcomeKind | None, Action | None], bool]
+"""Whether silence about an event proves anything, given what was done, what became of it, and what
 the system beside us did."""
 
 
@@ -118,15 +120,16 @@ def join(waiting: Waiting, labels: Sequence[Label], *, training_seq: int) -> Ite
 
 
 def went_through(
-    action: Action, outcome: OutcomeKind | None, incumbent: Action | None = None
+    taken: Taken, outcome: OutcomeKind | None, incumbent: Action | None = None
 ) -> bool:
     """Say whether somebody would have complained by now, had it been fraud.
 
     A transaction that was declined, or held for review, by us or by the `incumbent`, did not go
-    through unless its outcome says so: that nobody complained says nothing about it.
+    through unless its outcome says so: that nobody complained says nothing about it. While we only
+    observe, we hold nothing up.
     """
     if outcome is None:
-        return action == "approve" and incumbent in (None, "approve")
+        return taken in ("approve", "none") and incumbent in (None, "approve")
     return outcome not in SILENCE_PROVES_NOTHING
 
 
@@ -215,5 +218,5 @@ class MemoryWaiting:
             if due is None:
                 continue
             incumbent = due.incumbent.action if due.incumbent else None
-            if self._went_through(due.action, self._outcomes.get(oldest), incumbent):
+            if self._went_through(due.taken, self._outcomes.get(oldest), incumbent):
                 yield due

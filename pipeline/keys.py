@@ -1,9 +1,11 @@
-"""The keys of labels, models and card tokens: files that only their owner can read.
+"""The keys of labels, models, controls and card tokens: files that only their owner can read.
 
     labels/    SOURCE-N-HHHH.key    32 bytes in hex, shared by those who sign and those who check
     private/   models-N-HHHH.pem    Ed25519, for the trainer alone
     public/    models-N-HHHH.pem    its other half, for all who read models
     tokens/    card-tokens-N-HHHH.key    32 bytes in hex, and from when on; for producers alone
+
+Controls are signed as models are, by `operator-N-HHHH.pem` of those who operate.
 
 The name of a file is the key's id: whose it is, its number, and four hex digits of chance, so that
 two machines never name two keys alike. Several keys of one owner are valid at once; the one of the
@@ -40,13 +42,14 @@ K = TypeVar("K")
 
 LABEL_SOURCES: tuple[Source, ...] = tuple(source for source in SOURCES if source != "matured")
 """Who may speak in a label: maturity is the labeller's own and never travels."""
-MODELS_OWNER = "models"
-TOKENS_OWNER = "card-tokens"
+MODELS_OWNER, OPERATOR_OWNER, TOKENS_OWNER = "models", "operator", "card-tokens"
+PAIR_OWNERS = (MODELS_OWNER, OPERATOR_OWNER)
+"""Who signs with a private key that those who check have not."""
 
 LABELS, PRIVATE, PUBLIC, TOKENS = "labels", "private", "public", "tokens"
 NUMBER = r"-([1-9][0-9]{0,5})-[0-9a-f]{4}"
 LABEL_KEY = re.compile(rf"({'|'.join(LABEL_SOURCES)}){NUMBER}\.key")
-MODEL_KEY = re.compile(rf"({MODELS_OWNER}){NUMBER}\.pem")
+PAIR_KEY = re.compile(rf"({'|'.join(PAIR_OWNERS)}){NUMBER}\.pem")
 TOKEN_KEY = re.compile(rf"({TOKENS_OWNER}){NUMBER}\.key")
 
 SECRET_BYTES = 32
@@ -179,13 +182,13 @@ def label_keys(keys_dir: Path) -> KeyFolder[bytes]:
 
 
 def private_keys(keys_dir: Path) -> KeyFolder[Ed25519PrivateKey]:
-    """Give the keys that models are signed with."""
-    return KeyFolder(keys_dir / PRIVATE, MODEL_KEY, _private)
+    """Give the keys that models and controls are signed with."""
+    return KeyFolder(keys_dir / PRIVATE, PAIR_KEY, _private)
 
 
 def public_keys(keys_dir: Path) -> KeyFolder[Ed25519PublicKey]:
-    """Give the keys that models are checked with."""
-    return KeyFolder(keys_dir / PUBLIC, MODEL_KEY, _public, is_secret=False)
+    """Give the keys that models and controls are checked with."""
+    return KeyFolder(keys_dir / PUBLIC, PAIR_KEY, _public, is_secret=False)
 
 
 def token_keys(keys_dir: Path) -> KeyFolder[TokenKey]:
@@ -195,18 +198,18 @@ def token_keys(keys_dir: Path) -> KeyFolder[TokenKey]:
 
 def _owners_keys(keys_dir: Path, owner: str) -> KeyFolder[Any]:
     """Give the folder whose newest key is the owner's current one."""
-    if owner == MODELS_OWNER:
+    if owner in PAIR_OWNERS:
         return public_keys(keys_dir)
     return token_keys(keys_dir) if owner == TOKENS_OWNER else label_keys(keys_dir)
 
 
-def init_keys(keys_dir: Path, owners: Iterable[str] = (*LABEL_SOURCES, MODELS_OWNER)) -> list[str]:
+def init_keys(keys_dir: Path, owners: Iterable[str] = (*LABEL_SOURCES, *PAIR_OWNERS)) -> list[str]:
     """Make a first key for each owner that has none; gives the ids of the keys that were made."""
     private = private_keys(keys_dir)
     made = []
     for owner in owners:
         # Where public keys were brought here, the trainer is elsewhere, and its keys are.
-        there = (_owners_keys(keys_dir, owner), *((private,) if owner == MODELS_OWNER else ()))
+        there = (_owners_keys(keys_dir, owner), *((private,) if owner in PAIR_OWNERS else ()))
         if not any(folder.current(owner) for folder in there):
             made.append(rotate(keys_dir, owner))
     return made
@@ -217,13 +220,13 @@ def rotate(keys_dir: Path, owner: str, *, from_ms: int = 0) -> str:
 
     A key of `card-tokens` is for events from `from_ms` on, milliseconds since 1970.
     """
-    known = (*LABEL_SOURCES, MODELS_OWNER, TOKENS_OWNER)
+    known = (*LABEL_SOURCES, *PAIR_OWNERS, TOKENS_OWNER)
     if owner not in known:
         raise KeyFileError(f"no keys of {owner!r}: there are those of {', '.join(known)}")
     current = _owners_keys(keys_dir, owner).current(owner)
     number = number_of(current[0]) + 1 if current else 1
     key_id = f"{owner}-{number}-{secrets.token_hex(2)}"
-    if owner != MODELS_OWNER:
+    if owner not in PAIR_OWNERS:
         lines = [secrets.token_hex(SECRET_BYTES)]
         if owner == TOKENS_OWNER and current:
             _check_later(current[0], current[1], from_ms)
@@ -267,7 +270,7 @@ def retire(keys_dir: Path, key_id: str) -> list[Path]:
 def key_files(keys_dir: Path) -> list[Path]:
     """List the files that are named as keys."""
     patterns = (
-        *((LABELS, LABEL_KEY), (PRIVATE, MODEL_KEY), (PUBLIC, MODEL_KEY)),
+        *((LABELS, LABEL_KEY), (PRIVATE, PAIR_KEY), (PUBLIC, PAIR_KEY)),
         (TOKENS, TOKEN_KEY),
     )
     return [

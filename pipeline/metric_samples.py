@@ -19,7 +19,8 @@ def worker_samples(counts: WorkerCounts) -> list[Sample]:
     """Read the counts of a worker."""
     return [
         ("fraud_events_total", (counts.schema,), counts.events),
-        *by_label("fraud_decisions_total", counts.decisions.items()),
+        *by_labels("fraud_decisions_total", counts.decisions.items()),
+        *by_label("fraud_overruled_decisions_total", counts.overruled.items()),
         ("fraud_duplicate_events_total", (), counts.duplicates),
         ("fraud_ids_remembered", (), counts.ids_remembered),
         ("fraud_ids_dropped_total", (), counts.ids_dropped),
@@ -43,6 +44,11 @@ def worker_samples(counts: WorkerCounts) -> list[Sample]:
         ("fraud_rules_files_taken_total", (), counts.rules_taken),
         ("fraud_rules_files_refused_total", (), counts.rules_refused),
         ("fraud_rules_file_broken", (), int(counts.rules_are_broken)),
+        *by_label("fraud_controls_refused_total", counts.controls_refused.items()),
+        ("fraud_controls_offset", (), counts.control_offset),
+        ("fraud_acting", (), int(counts.is_acting)),
+        ("fraud_version_pinned", (), int(counts.is_pinned)),
+        *_breakers(counts),
         *_watermarks(counts),
         *by_label("fraud_decision_duration_seconds", counts.stage_seconds.items()),
     ]
@@ -51,6 +57,11 @@ def worker_samples(counts: WorkerCounts) -> list[Sample]:
 def _unread(counts: WorkerCounts) -> Iterator[Sample]:
     for (topic, partition), number in counts.unread.items():
         yield "fraud_unread_records", (topic, str(partition)), number
+
+
+def _breakers(counts: WorkerCounts) -> Iterator[Sample]:
+    for partition, is_open in list(counts.breaker_open.items()):
+        yield "fraud_breaker_open", (str(partition),), int(is_open)
 
 
 def _watermarks(counts: WorkerCounts) -> Iterator[Sample]:

@@ -34,7 +34,13 @@ def _rows(process: Process, *given: tuple[str, Kind, str, tuple[str, ...]]) -> l
 _WORKER = _rows(
     "worker",
     ("fraud_events_total", "counter", "Transactions taken from the log", ("schema",)),
-    ("fraud_decisions_total", "counter", "Decisions committed", ("action",)),
+    ("fraud_decisions_total", "counter", "Decisions committed", ("action", "mode")),
+    (
+        "fraud_overruled_decisions_total",
+        "counter",
+        "Decisions of a list or the breaker",
+        ("reason",),
+    ),
     ("fraud_duplicate_events_total", "counter", "Transactions decided before", ()),
     ("fraud_ids_remembered", "gauge", "Ids that were decided lately, of all partitions", ()),
     ("fraud_ids_dropped_total", "counter", "Ids that gave way at the limit, of all partitions", ()),
@@ -58,6 +64,11 @@ _WORKER = _rows(
     ("fraud_rules_files_taken_total", "counter", "Changed files of rules taken", ()),
     ("fraud_rules_files_refused_total", "counter", "Changed files of rules refused", ()),
     ("fraud_rules_file_broken", "gauge", "Whether the file of rules is refused as it stands", ()),
+    ("fraud_controls_refused_total", "counter", "Records of controls refused", ("fault",)),
+    ("fraud_controls_offset", "gauge", "Last record of controls in force; -1 before any", ()),
+    ("fraud_acting", "gauge", "Whether decisions are to be acted on (1), or observed (0)", ()),
+    ("fraud_version_pinned", "gauge", "Whether a freeze or a rollback holds a version", ()),
+    ("fraud_breaker_open", "gauge", "Whether declines become reviews", ("partition",)),
     (
         "fraud_watermark_timestamp_seconds",
         "gauge",

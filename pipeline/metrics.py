@@ -5,8 +5,8 @@ reads them through the table in `metric_table.py`. Each process has a registry o
 
 >>> counts = WorkerCounts(schema="card")
 >>> registry = worker_registry(counts)
->>> counts.decisions["review"] += 1
->>> registry.get_sample_value("fraud_decisions_total", {"action": "review"})
+>>> counts.decisions["review", "act"] += 1
+>>> registry.get_sample_value("fraud_decisions_total", {"action": "review", "mode": "act"})
 1
 """
 

@@ -15,7 +15,7 @@ comes first. `docs/reference.md` lists the codes of the card schema.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import overload
 
 import numpy as np
@@ -59,6 +59,41 @@ class ReasonRows(Sequence[Reasons]):
         codes, values = self._codes[place].tolist(), self._values[place].tolist()
         named = zip(codes, values, strict=True)
         return [(self._names[code], value) for code, value in named if code >= 0]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class MarkedReasons(Sequence[Reasons]):
+    """Reasons of a batch, some of which have another before them that says who overruled a model.
+
+    It contributes nothing to the score.
+
+    >>> rows = MarkedReasons([[("A", 1.0)], []], {1: "LIST_BLOCKED"})
+    >>> rows[0], rows[:]
+    ([('A', 1.0)], [[('A', 1.0)], [('LIST_BLOCKED', 0.0)]])
+    """
+
+    def __init__(self, reasons: Sequence[Reasons], marks: Mapping[int, str]) -> None:
+        self._reasons, self.marks = reasons, marks
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    @overload
+    def __getitem__(self, place: int) -> Reasons: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Reasons]: ...
+
+    def __getitem__(self, place: int | slice) -> Reasons | list[Reasons]:
+        if isinstance(place, slice):
+            return [self[row] for row in range(*place.indices(len(self)))]
+        mark = self.marks.get(range(len(self))[place])
+        own = self._reasons[place]
+        return own if mark is None else [(mark, 0.0), *own]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)

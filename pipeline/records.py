@@ -18,7 +18,7 @@ b'\\x00\\x00\\x80?\\x00\\x00 @'
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
 import msgspec
 import numpy as np
@@ -31,7 +31,13 @@ from pipeline.incumbent import Incumbent
 
 T = TypeVar("T")
 
+Mode = Literal["observe", "act"]
+Taken = Literal["approve", "review", "decline", "none"]
+
+MODES: tuple[Mode, ...] = get_args(Mode)
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+# Reasons of what overrules the policy: the lists of operators, and the breaker.
+LIST_BLOCKED, LIST_ALLOWED, BREAKER = OVERRULING = ("LIST_BLOCKED", "LIST_ALLOWED", "BREAKER")
 
 Ratio = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -64,6 +70,15 @@ class DecisionRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     incumbent: Incumbent | None = None
     rules: list[str] = []
     rules_version: str = ""
+    # Without these it was decided before there was a mode, and acted on.
+    mode: Mode | None = None
+    action_taken: Taken | None = None
+    control_offset: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+
+    @property
+    def taken(self) -> Taken:
+        """What was to be done: the action, or nothing in observe mode."""
+        return self.action if self.action_taken is None else self.action_taken
 
 
 class TrainingExample(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -242,6 +242,13 @@ def _check(schema: Schema, place: str) -> None:
         twice = {item for item in given if given.count(item) > 1}
         if twice:
             raise SchemaError(f"schema {place}: {kind} {min(twice)!r} is used twice")
+    _check_event(schema, place)
+    if schema.incumbent and (problem := schema.incumbent.problem()):
+        raise SchemaError(f"schema {place}: {problem}")
+
+
+def _check_event(schema: Schema, place: str) -> None:
+    """Refuse what [event] and the entities say that cannot be."""
     if any(entity.tokenise and entity.field == schema.event_id for entity in schema.entities):
         raise SchemaError(
             f"schema {place}: the event id {schema.event_id!r} cannot be tokenised: it is no card "
@@ -251,8 +258,6 @@ def _check(schema: Schema, place: str) -> None:
         raise SchemaError(
             f"schema {place}: minor_digits must be 0 to 4 (got {schema.minor_digits})"
         )
-    if schema.incumbent and (problem := schema.incumbent.problem()):
-        raise SchemaError(f"schema {place}: {problem}")
     if schema.amount is None and (schema.currency or schema.currency_default):
         raise SchemaError(f"schema {place}: [event] has a currency, but no amount")
     if schema.amount and schema.currency is None and not schema.currency_default:

@@ -31,7 +31,7 @@ def opened(data: bytes, verifier: ModelVerifier) -> bytes:
         kind = "unsigned, or cut short" if given is None else f"of format {given}, unsigned"
         raise SnapshotError(f"snapshot: it must end in a signature (it is {kind})", "signature")
     key_id = seal[len(MAGIC) : -SIGNATURE_BYTES].rstrip(b"\0").decode("ascii", errors="replace")
-    problem = verifier.problem(SNAPSHOT_DOMAIN, key_id, seal[-SIGNATURE_BYTES:], body)
+    problem = verifier.signature_problem(SNAPSHOT_DOMAIN, key_id, seal[-SIGNATURE_BYTES:], body)
     if problem is not None:
         raise SnapshotError(f"snapshot: {problem}", "signature")
     return body

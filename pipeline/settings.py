@@ -31,6 +31,10 @@ BATCH_EVENTS_LIMIT = 3_000
 PORT_MAX = 65_535
 # What `label_signatures` may be.
 REQUIRED, OFF = "required", "off"
+# What `mode` may be.
+OBSERVE, ACT = "observe", "act"
+# A window is kept by the minute, in every commit.
+BREAKER_MINUTES_MAX = 360
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -99,6 +103,21 @@ class Settings:
     rules: str = _setting(
         "", "TOML file of rules, beside the model and for want of one; empty: the schema's own"
     )
+    mode: str = _setting(
+        "observe",
+        "observe: decide and learn, and say on each decision that nothing is to be done; act: what "
+        "is decided is to be done; until `fraudstream mode` says otherwise (docs/controls.md)",
+    )
+    breaker_decline_share_max: float = _setting(
+        0.25, "beyond this share of declines in a partition's window they become reviews; 0: never"
+    )
+    breaker_amount_minor_max: int = _setting(
+        0, "beyond this much money declined in the window, in minor units, as well; 0: never"
+    )
+    breaker_window_minutes: int = _setting(60, "event minutes that the breaker looks back")
+    breaker_events_min: int = _setting(
+        200, "events in the window from which on the breaker judges the share"
+    )
     batch_events_max: int = _setting(1024, "events decided and committed together, at most")
     batch_linger_seconds: float = _setting(
         0.01, "an event waits this long for others, to be one batch with them"
@@ -159,6 +178,7 @@ class Settings:
             "feedback_limit",
             "review_limit",
             "duplicate_ids_max",
+            "breaker_events_min",
         ):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} must be at least 1 (got {getattr(self, name)})")
@@ -167,6 +187,7 @@ class Settings:
                 f"batch_events_max must be at most {BATCH_EVENTS_LIMIT} "
                 f"(got {self.batch_events_max}): a commit holds no more"
             )
+        self._check_controls()
         if not self.duplicate_days > 0:
             raise SettingError(f"duplicate_days must be above 0 (got {self.duplicate_days})")
         if self.label_signatures not in (REQUIRED, OFF):
@@ -179,6 +200,24 @@ class Settings:
             value = getattr(self, setting.name)
             if isinstance(value, float) and not 0.0 <= value < math.inf:
                 raise SettingError(f"{setting.name} must be a number from 0 on (got {value})")
+
+    def _check_controls(self) -> None:
+        if self.mode not in (OBSERVE, ACT):
+            raise SettingError(f"mode must be {OBSERVE} or {ACT} (got {self.mode!r})")
+        if not self.breaker_decline_share_max <= 1.0:
+            raise SettingError(
+                "breaker_decline_share_max must be a share from 0 to 1 "
+                f"(got {self.breaker_decline_share_max})"
+            )
+        if self.breaker_amount_minor_max < 0:
+            raise SettingError(
+                f"breaker_amount_minor_max must be at least 0 (got {self.breaker_amount_minor_max})"
+            )
+        if not 1 <= self.breaker_window_minutes <= BREAKER_MINUTES_MAX:
+            raise SettingError(
+                f"breaker_window_minutes must be 1 to {BREAKER_MINUTES_MAX} "
+                f"(got {self.breaker_window_minutes})"
+            )
 
     @property
     def model_options(self) -> "ModelOptions":

@@ -1,4 +1,4 @@
-"""Signatures: of labels by a shared secret, of models by the trainer's private key.
+"""Signatures: of labels by a shared secret, of models and controls by private keys.
 
 A signature stands in the Kafka header `fraud.signature` as `KEYID:hex`. What is signed is exact
 bytes: a word that says what it is for, then each part with its length before it, so that no two
@@ -11,7 +11,7 @@ a record's partition follows from its key.
 
 import hmac
 from collections.abc import Sequence
-from typing import get_args
+from typing import ClassVar, get_args
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -21,6 +21,8 @@ from pipeline.events import Label, Problem, Source
 from pipeline.keys import (
     LABELS,
     MODELS_OWNER,
+    OPERATOR_OWNER,
+    PAIR_OWNERS,
     PRIVATE,
     PUBLIC,
     KeyFolder,
@@ -36,6 +38,7 @@ PLACE = f"headers.{SIGNATURE_HEADER}"
 LABEL_DOMAIN = b"fraudstream.label.v1\0"
 POINTER_DOMAIN = b"fraudstream.pointer.v1\0"
 SNAPSHOT_DOMAIN = b"fraudstream.snapshot.v1\0"
+CONTROL_DOMAIN = b"fraudstream.control.v1\0"
 
 LENGTH_BYTES = 4
 # A length that no part has: Kafka tells a null from nothing, and so must what is signed.
@@ -43,7 +46,7 @@ NULL = b"\xff" * LENGTH_BYTES
 HEADER_BYTES_MAX = 256
 
 Headers = Sequence[tuple[str, bytes | None]]
-KEY_ID_MAX = max(map(len, (*get_args(Source), MODELS_OWNER))) + len("-999999-ffff")
+KEY_ID_MAX = max(map(len, (*get_args(Source), *PAIR_OWNERS))) + len("-999999-ffff")
 
 
 def framed(domain: bytes, key_id: bytes, *parts: bytes | None) -> bytes:
@@ -176,53 +179,75 @@ def _bad(expected: str, got: str) -> Problem:
     return Problem("bad_signature", PLACE, expected, got)
 
 
-class ModelSigner:
-    """Signs models with the current private key."""
+class _PairSigner:
+    """Signs with the current private key of an owner."""
+
+    owner: ClassVar[str]
+    what: ClassVar[str]
 
     def __init__(self, settings: Settings) -> None:
         self._keys = private_keys(settings.keys_path)
         self._check()
 
     def _check(self) -> None:
-        if self._keys.current(MODELS_OWNER) is None:
+        if self._keys.current(self.owner) is None:
             raise KeyFileError(
-                f"there is no key to sign models with in {self._keys.path}: make one (fraudstream "
-                f"keys init), and give its {PUBLIC} half, never the {PRIVATE} one, to the workers"
+                f"there is no key to sign {self.what} with in {self._keys.path}: make one "
+                f"(fraudstream keys init), and give its {PUBLIC} half, never the {PRIVATE} one, to "
+                "the workers"
             )
 
     def sign(self, domain: bytes, *parts: bytes | None) -> tuple[str, bytes]:
         """Sign parts; gives the id of the key and the signature."""
         self._keys.refresh()
         self._check()
-        found = self._keys.current(MODELS_OWNER)
+        found = self._keys.current(self.owner)
         assert found is not None, "checked above"
         key_id, key = found
         return key_id, key.sign(framed(domain, key_id.encode(), *parts))
 
-    def headers(self, key: bytes | None, value: bytes | None) -> list[tuple[str, bytes]]:
-        """Give the headers that the pointer record is sent with."""
-        key_id, signature = self.sign(POINTER_DOMAIN, key, value)
+    def _headers(
+        self, domain: bytes, key: bytes | None, value: bytes | None
+    ) -> list[tuple[str, bytes]]:
+        key_id, signature = self.sign(domain, key, value)
         return [(SIGNATURE_HEADER, f"{key_id}:{signature.hex()}".encode())]
 
 
-class ModelVerifier:
-    """Checks the signatures of models with the public keys."""
+class ModelSigner(_PairSigner):
+    """Signs models with the current private key."""
+
+    owner, what = MODELS_OWNER, "models"
+
+    def headers(self, key: bytes | None, value: bytes | None) -> list[tuple[str, bytes]]:
+        """Give the headers that the pointer record is sent with."""
+        return self._headers(POINTER_DOMAIN, key, value)
+
+
+class ControlSigner(_PairSigner):
+    """Signs controls with the operator's current private key."""
+
+    owner, what = OPERATOR_OWNER, "controls"
+
+    def headers(self, key: bytes | None, value: bytes | None) -> list[tuple[str, bytes]]:
+        """Give the headers that a control record is sent with."""
+        return self._headers(CONTROL_DOMAIN, key, value)
+
+
+class _PairVerifier:
+    """Checks what an owner's private keys signed, with the public ones."""
+
+    owner: ClassVar[str]
 
     def __init__(self, settings: Settings) -> None:
         self._keys: KeyFolder[Ed25519PublicKey] = public_keys(settings.keys_path)
-        if not self._keys.ids:
-            raise KeyFileError(
-                f"there is no key to check models with in {self._keys.path}: copy the {PUBLIC} "
-                "folder from where the trainer runs, or make keys there (fraudstream keys init)"
-            )
 
-    def problem(
+    def signature_problem(
         self, domain: bytes, key_id: str, signature: bytes, *parts: bytes | None
     ) -> str | None:
         """Say what is wrong with a signature, if anything."""
         self._keys.refresh()
         key = self._keys.get(key_id)
-        if key is None:
+        if key is None or owner_of(key_id) != self.owner:
             return f"it must be signed by a known key (got {key_id[:KEY_ID_MAX]!r})"
         try:
             key.verify(signature, framed(domain, key_id.encode(), *parts))
@@ -230,11 +255,40 @@ class ModelVerifier:
             return f"its signature by {key_id} must fit (got another one): forged or damaged"
         return None
 
+    def _record_problem(
+        self, domain: bytes, headers: Headers, key: bytes | None, value: bytes | None
+    ) -> str | None:
+        given = [data or b"" for name, data in headers if name == SIGNATURE_HEADER]
+        if len(given) != 1:
+            return f"it must have one header {SIGNATURE_HEADER} (got {len(given)})"
+        return self.signature_problem(domain, *signature_parts(given[0]), key, value)
+
+
+class ModelVerifier(_PairVerifier):
+    """Checks the signatures of models with the public keys."""
+
+    owner = MODELS_OWNER
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        if self._keys.current(MODELS_OWNER) is None:
+            raise KeyFileError(
+                f"there is no key to check models with in {self._keys.path}: copy the {PUBLIC} "
+                "folder from where the trainer runs, or make keys there (fraudstream keys init)"
+            )
+
     def pointer_problem(
         self, headers: Headers, key: bytes | None, value: bytes | None
     ) -> str | None:
         """Say what is wrong with the signature of the pointer record."""
-        given = [data or b"" for name, data in headers if name == SIGNATURE_HEADER]
-        if len(given) != 1:
-            return f"it must have one header {SIGNATURE_HEADER} (got {len(given)})"
-        return self.problem(POINTER_DOMAIN, *signature_parts(given[0]), key, value)
+        return self._record_problem(POINTER_DOMAIN, headers, key, value)
+
+
+class ControlVerifier(_PairVerifier):
+    """Checks the signatures of controls; where there is no operator's key, none is good."""
+
+    owner = OPERATOR_OWNER
+
+    def problem(self, headers: Headers, key: bytes | None, value: bytes | None) -> str | None:
+        """Say what is wrong with the signature of a control record."""
+        return self._record_problem(CONTROL_DOMAIN, headers, key, value)

@@ -15,6 +15,7 @@ DECISIONS = "decisions"
 TRAINING = "training"
 MODELS = "models"
 DEAD_LETTERS = "dead-letters"
+CONTROLS = "controls"
 
 # Input records are small; the broker compresses them itself, whatever the producer chose.
 INPUT_CONFIG = {
@@ -58,5 +59,7 @@ TOPICS: tuple[Topic, ...] = (
         },
         partitions=1,
     ),
+    # What operators said is never deleted either: any decision can be made again by it.
+    _topic(CONTROLS, {"retention.ms": "-1", "max.message.bytes": "65536"}, partitions=1),
     _topic(DEAD_LETTERS, {"retention.ms": str(30 * DAY_MS), "max.message.bytes": "4194304"}),
 )

@@ -2,7 +2,8 @@
 
 A decision carries its features and names the versions that scored it; a version is the fold of the
 training log up to the offset in its name (`version_fold.py`). So score, reasons, action and the
-challengers' scores follow again, with any number of partitions: each partition's decisions have
+challengers' scores follow again; lists and mode are those of the controls log at the offset that it
+names. That is so with any number of partitions: each partition's decisions have
 rising versions, and merged by version they meet a fold that only goes on. Decisions follow each
 other in runs of the same versions, and a run is scored at once.
 """
@@ -18,9 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.contract import Scored
+from pipeline.controls import ControlLog, Controls
 from pipeline.features import FeatureKernel
 from pipeline.policy import Policy, Reasons
-from pipeline.records import ACTIONS, FEATURE_DTYPE, Action, DecisionRecord, decode_decisions
+from pipeline.records import (
+    ACTIONS,
+    BREAKER,
+    FEATURE_DTYPE,
+    LIST_BLOCKED,
+    Action,
+    DecisionRecord,
+    Mode,
+    Taken,
+    decode_decisions,
+)
 from pipeline.rules import NO_RULES, Rules, is_of_rules
 from pipeline.topics import DECISIONS, TRANSACTIONS
 from pipeline.version_fold import SnapshotChecks, VersionFold, split_version
@@ -85,6 +97,8 @@ class Expected(NamedTuple):
     members: dict[str, float]
     degraded: bool = False
     rules: list[str] | None = []  # noqa: RUF012 - never changed
+    mode: Mode | None = None
+    action_taken: Taken | None = None
 
 
 @dataclass(slots=True)
@@ -163,7 +177,9 @@ class FirstDecisions:
 
 
 class Recomputation:
-    """Makes decisions again: score, reasons, action and the challengers' scores.
+    """Makes decisions again: score, reasons, action, what was taken, and the challengers' scores.
+
+    Whether the breaker was open is taken from the reasons: only a decline can have become a review.
 
     Parameters
     ----------
@@ -173,6 +189,8 @@ class Recomputation:
         Leave the challengers' scores as they are.
     rules
         What decided while there was no model.
+    controls
+        What operators said; `None`: nothing.
     """
 
     def __init__(
@@ -183,8 +201,10 @@ class Recomputation:
         *,
         champion_only: bool = False,
         rules: Rules = NO_RULES,
+        controls: ControlLog | None = None,
     ) -> None:
         self._kernel, self._fold = kernel, fold
+        self._controls = controls
         self._rules = rules
         self._policies = {policy.version: policy for policy in policies}
         self._reasons = policies[0].reasons
@@ -196,10 +216,44 @@ class Recomputation:
             return "schema hash is of other features"
         if len(decision.features) != FEATURE_DTYPE.itemsize * len(self._kernel.names):
             return "features are of another length"
+        if decision.control_offset is not None and self._state(decision.control_offset) is None:
+            return "control offset names no record that counts"
         return None
+
+    def _state(self, offset: int) -> Controls | None:
+        if self._controls is None:
+            return Controls("observe") if offset < 0 else None
+        return self._controls.at(offset)
 
     def expected(self, run: Run) -> list[Expected] | str:
         """Give what the decisions of a run must say, or why nobody can know."""
+        expected = self._judged(run)
+        if isinstance(expected, str):
+            return expected
+        made = zip(run.decisions, expected, strict=True)
+        return [self._overruled(decision, wanted) for decision, wanted in made]
+
+    def _overruled(self, decision: DecisionRecord, wanted: Expected) -> Expected:
+        """Let lists, breaker and mode follow the policy, as they did then."""
+        offset = decision.control_offset
+        state = None if offset is None else self._state(offset)
+        if state is None:
+            return wanted
+        columns = {entity: [key] for entity, key in decision.keys.items()}
+        reason = state.listed(columns, [decision.event_time]).get(0)
+        if reason is not None:
+            listed: Action = "decline" if reason == LIST_BLOCKED else "approve"
+            wanted = wanted._replace(action=listed, reasons=[(reason, 0.0), *wanted.reasons])
+        elif decision.reasons[:1] == [(BREAKER, 0.0)] and wanted.action in ("decline", None):
+            action: Action | None = wanted.action and "review"
+            wanted = wanted._replace(action=action, reasons=[(BREAKER, 0.0), *wanted.reasons])
+        # Before any word of an operator the mode is that of the settings, which no log holds.
+        mode = state.mode if state.mode_is_said else decision.mode
+        taken = wanted.action if mode == "act" else "none"
+        return wanted._replace(mode=mode, action_taken=taken)
+
+    def _judged(self, run: Run) -> list[Expected] | str:
+        """Give what the policy or the rules made of the decisions of a run."""
         joined = b"".join(decision.features for decision in run.decisions)
         features = np.frombuffer(joined, dtype=FEATURE_DTYPE).reshape(len(run.decisions), -1)
         if is_of_rules(run.version):
@@ -307,6 +361,10 @@ def differences(decision: DecisionRecord, expected: Expected) -> list[tuple[str,
     ]
     if expected.rules is not None:
         pairs.append(("rules", expected.rules, decision.rules))
+    if decision.control_offset is not None:
+        pairs.append(("mode", expected.mode, decision.mode))
+    if expected.action_taken is not None:
+        pairs.append(("action_taken", expected.action_taken, decision.action_taken))
     if expected.action is not None:
         pairs.append(("action", expected.action, decision.action))
     return [pair for pair in pairs if pair[1] != pair[2]]

@@ -3,15 +3,16 @@
 A labelled file tells the truth about every event, whatever a system did. The world does not. What
 was declined never happened, so nobody ever says what it was. Of the alerts only a budget is
 reviewed; what nobody looks at goes through. Fraud that went through comes back as a chargeback
-weeks later; a genuine payment comes back as nothing at all.
+weeks later; a genuine payment comes back as nothing at all. In observe mode nothing is taken of
+what is decided, so every event goes on as if approved.
 
-| decided           | truth            | what becomes known, and when                            |
+| taken             | truth            | what becomes known, and when                            |
 |-------------------|------------------|---------------------------------------------------------|
 | decline           | any              | nothing, ever                                           |
 | review, in budget | fraud            | analyst: fraud, hours later; it does not go through     |
 | review, in budget | genuine          | analyst: genuine, hours later, and outcome approved     |
 | review, beyond it | any              | outcome approved at the hour's end, then as below       |
-| approve           | any, now and then| outcome issuer_declined, then nothing                   |
+| approve, none     | any, now and then| outcome issuer_declined, then nothing                   |
 | it went through   | fraud            | chargeback after 20-90 days; for some the holder calls  |
 |                   |                  | first, after 1-5 days; a few are never noticed          |
 | it went through   | genuine          | silence; rarely a chargeback by mistake, which the      |
@@ -46,7 +47,7 @@ from pipeline.engine import Decisions
 from pipeline.errors import SettingError
 from pipeline.events import Label, Outcome, OutcomeKind, Source, Transactions
 from pipeline.label_source import Known
-from pipeline.records import ACTIONS, Action
+from pipeline.records import Taken
 from producers.encoding import label_id_of
 
 # Card schemes take weeks: the holder reads the statement first, and the bank asks before it files.
@@ -112,13 +113,13 @@ class LoopOptions:
 
 
 class Case(NamedTuple):
-    """One decision and the truth about its event: 1 fraud, 0 genuine, -1 known to nobody."""
+    """What was done with an event and the truth of it: 1 fraud, 0 genuine, -1 known to nobody."""
 
     transaction_id: str
     key: str
     event_time_ms: int
     amount_minor: int
-    action: Action
+    taken: Taken
     score: float
     is_fraud: int
 
@@ -151,6 +152,8 @@ class LoopReport:
         Genuine events that were declined.
     alerts_waiting
         Alerts of hours that have not ended.
+    observed
+        Events whose decision was not acted on, by the mode.
     """
 
     decided: int
@@ -166,6 +169,7 @@ class LoopReport:
     alerts_reviewed: int
     alerts_unreviewed: int
     alerts_waiting: int
+    observed: int
     issuer_declined: int
     labels: dict[str, int]
     outcomes: dict[str, int]
@@ -189,6 +193,7 @@ class ClosedLoop:
         self._cases: Counter[tuple[Fate, int]] = Counter()
         self._money: Counter[tuple[Fate, int]] = Counter()
         self._given: Counter[str] = Counter()
+        self._observed = 0
 
     def decided(
         self, batch: Transactions, decisions: Decisions, is_fraud: NDArray[np.int8]
@@ -200,7 +205,7 @@ class ClosedLoop:
             events.keys[0],
             events.event_time_ms.tolist(),
             events.amount_minor.tolist(),
-            [ACTIONS[action] for action in decisions.actions.tolist()],
+            decisions.taken,
             decisions.scores.tolist(),
             is_fraud[decisions.rows].tolist(),
             strict=True,
@@ -210,9 +215,10 @@ class ClosedLoop:
 
     def react(self, case: Case) -> None:
         """Let one decision have its consequences."""
-        if case.action == "decline":
+        self._observed += case.taken == "none"
+        if case.taken == "decline":
             self._count("declined", case)
-        elif case.action == "review":
+        elif case.taken == "review":
             self._alerts.setdefault(case.event_time_ms // HOUR_MS, []).append(case)
         elif self._chances(case).issuer < self._options.issuer_declined_share:
             self._count("issuer_declined", case)
@@ -257,6 +263,7 @@ class ClosedLoop:
             alerts_reviewed=_total(cases, fate="reviewed"),
             alerts_unreviewed=_total(cases, fate="unreviewed"),
             alerts_waiting=sum(len(alerts) for alerts in self._alerts.values()),
+            observed=self._observed,
             issuer_declined=_total(cases, fate="issuer_declined"),
             labels={kind: count for kind, count in by_kind.items() if kind in PREFIXES},
             outcomes={kind: count for kind, count in by_kind.items() if kind not in PREFIXES},

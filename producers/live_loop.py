@@ -187,7 +187,7 @@ class LiveLoop:
                     decision.keys[self._key],
                     decision.event_time,
                     decision.amount,
-                    decision.action,
+                    decision.taken,
                     decision.score,
                     is_fraud,
                 )

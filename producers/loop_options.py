@@ -96,7 +96,9 @@ def report_lines(report: LoopReport, minor_digits: int) -> list[str]:
     """Write a report as lines for a terminal."""
     unit = 10**minor_digits
     value = "-" if report.value_detected is None else f"{report.value_detected:.4f}"
+    observed = f"observed {report.observed:,}: nothing that was decided of them was done (mode)"
     return [
+        *([observed] if report.observed else []),
         f"frauds   {report.frauds:,}: declined {report.frauds_declined:,}  "
         f"found by review {report.frauds_reviewed:,}  missed {report.frauds_missed:,}  "
         f"stopped by the issuer {report.frauds_issuer_declined:,}",

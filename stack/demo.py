@@ -22,7 +22,7 @@ from consumers.review_queue import ReviewQueue
 from pipeline.durations import parse_duration
 from pipeline.errors import StackError
 from pipeline.schema import load_schema
-from pipeline.settings import Settings
+from pipeline.settings import ACT, Settings
 from pipeline.signing import LabelSigner
 from producers.feed import LabelOptions, limited
 from producers.publisher import Pace, Progress, Watch, publish
@@ -72,6 +72,8 @@ def demo(events: int, rate: float, seed: int) -> None:
         settings,
         state_dir=str(state_dir),
         schema=SCHEMA,
+        # Its payments are made up: what is decided is done.
+        mode=ACT,
         kafka_servers="",
         redis_url="",
         # Its own, made with its servers.

@@ -1,4 +1,6 @@
-"""`fraudstream keys`: make, list, rotate and retire the keys of labels, models and card tokens."""
+"""`fraudstream keys`: make, list, rotate and retire the keys of labels, models, controls and card
+tokens.
+"""
 
 import time
 from collections.abc import Iterable
@@ -14,7 +16,7 @@ from pipeline.errors import KeyFileError, SettingError
 from pipeline.keys import (
     LABEL_SOURCES,
     LABELS,
-    MODELS_OWNER,
+    PAIR_OWNERS,
     PRIVATE,
     PUBLIC,
     TOKENS,
@@ -34,7 +36,7 @@ from pipeline.settings import Settings
 from pipeline.tokens import KeysByTime
 from stack.connections import current_settings
 
-OWNERS = (*LABEL_SOURCES, MODELS_OWNER)
+OWNERS = (*LABEL_SOURCES, *PAIR_OWNERS)
 # Those of tokens are made only where they are asked for: who holds one and a token can try numbers.
 ALL_OWNERS = (*OWNERS, TOKENS_OWNER)
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
@@ -42,11 +44,11 @@ JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a l
 
 @click.group()
 def keys() -> None:
-    """Make, list, rotate and retire the keys of labels, models and card tokens.
+    """Make, list, rotate and retire the keys of labels, models, controls and card tokens.
 
     They are files in `keys_dir`: labels/ for those who sign labels and for the workers, private/
-    for the trainer alone, public/ for all who read models, tokens/ for producers that replace card
-    numbers. Copy to a machine what it needs.
+    for the trainer (models) and those who operate (operator), public/ for all who check, tokens/
+    for producers that replace card numbers. Copy to a machine what it needs.
     """
 
 
@@ -56,7 +58,7 @@ def keys() -> None:
 )
 @JSON
 def init(owners: tuple[str, ...], as_json: bool) -> None:
-    """Make a first key for every source, and a pair for the models, where there is none.
+    """Make a first key for every source, and pairs for models and operator, where there are none.
 
     `fraudstream up` and `fraudstream demo` do this by themselves. A production has no use for keys
     of `simulated`: name the sources that it has. A key of `card-tokens` is made only if named.
@@ -93,12 +95,12 @@ def list_keys(as_json: bool) -> None:
 )
 @JSON
 def rotate_key(owner: str, since: datetime | None, as_json: bool) -> None:
-    """Make a new key for SOURCE (or `models`), which signs from now on; the old one stays valid.
+    """Make a new key for SOURCE (or `models`, `operator`); it signs from now on.
 
-    Copy it to those who check first (workers), then to those who sign. Processes that run see it
-    by themselves; a publisher takes it at its next start. Then retire the old one. One of
-    `card-tokens` is for events from a moment on that is still to come: until then, copy it to
-    every producer.
+    The old one stays valid. Copy it to those who check first (workers), then to those who sign.
+    Processes that run see it by themselves; a publisher takes it at its next start. Then retire the
+    old one. One of `card-tokens` is for events from a moment on that is still to come: until then,
+    copy it to every producer.
     """
     settings = current_settings()
     key_id = rotate(settings.keys_path, owner, from_ms=_from_ms(owner, since))
@@ -112,8 +114,9 @@ def retire_key(key_id: str, as_json: bool) -> None:
     """Delete a key: nothing that it signed is accepted any more, here.
 
     Do it on every machine that has a copy. Labels that were accepted stay. Before a key of the
-    models goes, the trainer must have published a version with the new one. Without a key of
-    `card-tokens` no event of its time can be published from card numbers again.
+    models goes, the trainer must have published a version with the new one; before one of the
+    operator goes, what must hold is said again (`fraudstream controls --say-again`). Without a key
+    of `card-tokens` no event of its time can be published from card numbers again.
     """
     settings = current_settings()
     in_force = _in_force(token_keys(settings.keys_path))
@@ -129,7 +132,7 @@ def _rows(settings: Settings) -> Iterable[dict[str, Any]]:
     folders = ((LABELS, labels.ids), (PRIVATE, private.ids), (PUBLIC, public.ids))
     for key_id in dict.fromkeys((*labels.ids, *private.ids, *public.ids)):
         owner = owner_of(key_id)
-        signs = private if owner == MODELS_OWNER else labels
+        signs = private if owner in PAIR_OWNERS else labels
         current = signs.current(owner)
         yield {
             "key": key_id,

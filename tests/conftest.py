@@ -33,7 +33,7 @@ def settings(stack: Endpoints, tmp_path: Path) -> Settings:
     A test that wants another number of partitions calls `reset` again with its own settings.
     """
     ours = replace(
-        Settings(),
+        Settings(mode="act"),
         state_dir=str(tmp_path),
         kafka_servers=stack.kafka_servers,
         redis_url=stack.redis_url,

@@ -8,6 +8,7 @@ import numpy as np
 
 from models import make_model
 from pipeline.admission import Admission
+from pipeline.controls import Controls
 from pipeline.durations import DAY_MS
 from pipeline.engine import Engine, Version
 from pipeline.events import TransactionDecoder
@@ -117,6 +118,10 @@ class Partition:
         self._engine.adopt(champion, challengers, rules)
         for start in range(0, len(values), size):
             self._decide(values[start : start + size])
+
+    def say(self, controls: Controls) -> None:
+        """Let operators say what holds from now on."""
+        self._engine.adopt_controls(controls)
 
     def decide_by_rules(self, values: Sequence[bytes | None], rules: Rules) -> None:
         """Take transactions, and decide them without a model."""

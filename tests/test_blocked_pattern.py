@@ -23,7 +23,7 @@ from pipeline.events import OutcomeKind, Transactions
 from pipeline.feedback import WentThrough, went_through
 from pipeline.label_source import ConstantDelay, Known
 from pipeline.policy import DECLINE
-from pipeline.records import Action
+from pipeline.records import Action, Taken
 from pipeline.replay import Labelled, Replay, ReplayOptions
 from pipeline.settings import Settings
 from producers.closed_loop import ClosedLoop, LoopOptions
@@ -36,10 +36,10 @@ PATTERN_AMOUNTS_MINOR = (30_000, 40_000)
 
 
 def declined_is_genuine(
-    action: Action, outcome: OutcomeKind | None, incumbent: Action | None = None
+    taken: Taken, outcome: OutcomeKind | None, incumbent: Action | None = None
 ) -> bool:
     """The naive rule: nobody complained of what was declined either."""
-    return action == "decline" or went_through(action, outcome, incumbent)
+    return taken == "decline" or went_through(taken, outcome, incumbent)
 
 
 class HistoryThenLoop:
@@ -110,6 +110,7 @@ def blocked(maturity: WentThrough, seed: int) -> Pattern:
         LoopOptions(seed=seed, review_budget=0, unnoticed_share=0.0, called_share=1.0)
     )
     settings = Settings(
+        mode="act",
         challengers="none",
         maturity_days=float(MATURITY_DAYS),
         review_score_min=0.49,

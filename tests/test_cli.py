@@ -343,7 +343,7 @@ def test_an_interrupt_leaves_a_report_that_says_so(tmp_path: Path) -> None:
 
 
 def test_a_closed_loop_can_be_replayed_and_says_what_it_was_worth(run: CommandLine) -> None:
-    loop = ("--closed-loop", "--review-budget", "3", "--json")
+    loop = ("--closed-loop", "--mode", "act", "--review-budget", "3", "--json")
 
     done = run("replay", "--simulate", *WORLD, *loop)
     again = run("replay", "--simulate", *WORLD, *loop)
@@ -355,6 +355,7 @@ def test_a_closed_loop_can_be_replayed_and_says_what_it_was_worth(run: CommandLi
     assert report["decided"] + report["alerts_waiting"] == said["events"]
     assert report["frauds"] == said["frauds"]
     assert report["alerts_reviewed"] <= 3 * 4
+    assert report["observed"] == 0
 
 
 def test_a_file_can_be_replayed_in_a_closed_loop(run: CommandLine) -> None:
@@ -370,6 +371,8 @@ def test_a_file_can_be_replayed_in_a_closed_loop(run: CommandLine) -> None:
     shown = [line for line in lines(of_file.out) if not line.startswith(timed)]
     assert shown == [line for line in lines(simulated.out) if not line.startswith(timed)]
     assert any(line.startswith("money    value detected") for line in shown)
+    # The mode of a new installation: what is decided stops nothing, and the answer says so.
+    assert any(line.startswith("observed ") for line in shown)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def case(name: str = "t1", **changes: object) -> Case:
         "key": "c1",
         "event_time_ms": MONDAY_MS,
         "amount_minor": 1_000,
-        "action": "approve",
+        "taken": "approve",
         "score": 0.5,
         "is_fraud": 1,
     }
@@ -71,7 +71,7 @@ def delays_days(known: Known) -> np.ndarray:
 def test_of_what_was_declined_nothing_ever_comes_back(is_fraud: int) -> None:
     options = replace(SURE, called_share=1.0, mistaken_share=1.0, issuer_declined_share=1.0)
 
-    world = world_of(*cases(100, action="decline", is_fraud=is_fraud), options=options)
+    world = world_of(*cases(100, taken="decline", is_fraud=is_fraud), options=options)
 
     assert world.due(FOREVER_MS) == Known([], [])
     assert world.report().labels_waiting == 0
@@ -171,7 +171,7 @@ def test_labels_of_the_longest_id_are_valid_on_the_wire() -> None:
 @pytest.mark.parametrize("budget", [0, 1, 7, 100, 24_000])
 def test_no_more_alerts_are_reviewed_in_a_day_than_the_budget(budget: int) -> None:
     world = world_of(
-        *cases(3 * 24 * 60, action="review", is_fraud=0),
+        *cases(3 * 24 * 60, taken="review", is_fraud=0),
         options=replace(SURE, review_budget=budget),
     )
 
@@ -186,7 +186,7 @@ def test_no_more_alerts_are_reviewed_in_a_day_than_the_budget(budget: int) -> No
 
 def test_a_later_hour_may_use_what_an_earlier_one_left() -> None:
     evening = [
-        case(f"t{number}", action="review", event_time_ms=MONDAY_MS + 23 * HOUR_MS)
+        case(f"t{number}", taken="review", event_time_ms=MONDAY_MS + 23 * HOUR_MS)
         for number in range(150)
     ]
 
@@ -198,7 +198,7 @@ def test_a_later_hour_may_use_what_an_earlier_one_left() -> None:
 
 def test_the_highest_scores_are_reviewed() -> None:
     alerts = [
-        case(f"t{number}", action="review", score=number / 100, event_time_ms=MONDAY_MS)
+        case(f"t{number}", taken="review", score=number / 100, event_time_ms=MONDAY_MS)
         for number in np.random.default_rng(1).permutation(60).tolist()
     ]
 
@@ -209,7 +209,7 @@ def test_the_highest_scores_are_reviewed() -> None:
 
 
 def test_the_answer_comes_within_hours_and_never_before_the_hour_has_ended() -> None:
-    world = world_of(*cases(60, action="review"), options=replace(SURE, review_budget=24_000))
+    world = world_of(*cases(60, taken="review"), options=replace(SURE, review_budget=24_000))
 
     assert world.due(MONDAY_MS + HOUR_MS - 1) == Known([], [])
     assert world.report().alerts_waiting == 60
@@ -219,14 +219,14 @@ def test_the_answer_comes_within_hours_and_never_before_the_hour_has_ended() -> 
 
 
 def test_a_reviewed_fraud_does_not_go_through() -> None:
-    known = world_of(case(action="review", event_time_ms=MONDAY_MS + HOUR_MS)).due(FOREVER_MS)
+    known = world_of(case(taken="review", event_time_ms=MONDAY_MS + HOUR_MS)).due(FOREVER_MS)
 
     assert [(label.source, label.is_fraud) for label in known.labels] == [("analyst", True)]
     assert known.outcomes == []
 
 
 def test_a_reviewed_genuine_goes_through() -> None:
-    alert = case(action="review", is_fraud=0, event_time_ms=MONDAY_MS + HOUR_MS)
+    alert = case(taken="review", is_fraud=0, event_time_ms=MONDAY_MS + HOUR_MS)
 
     known = world_of(alert).due(FOREVER_MS)
 
@@ -237,7 +237,7 @@ def test_a_reviewed_genuine_goes_through() -> None:
 
 @pytest.mark.parametrize(("is_fraud", "sources"), [(1, ["chargeback"]), (0, []), (-1, [])])
 def test_an_alert_beyond_the_budget_goes_through(is_fraud: int, sources: list[str]) -> None:
-    alert = case(action="review", is_fraud=is_fraud)
+    alert = case(taken="review", is_fraud=is_fraud)
 
     known = world_of(alert, options=replace(SURE, review_budget=0)).due(FOREVER_MS)
 
@@ -246,7 +246,7 @@ def test_an_alert_beyond_the_budget_goes_through(is_fraud: int, sources: list[st
 
 
 def test_looking_does_not_tell_what_nobody_knows() -> None:
-    alert = case(action="review", is_fraud=-1, event_time_ms=MONDAY_MS + HOUR_MS)
+    alert = case(taken="review", is_fraud=-1, event_time_ms=MONDAY_MS + HOUR_MS)
 
     world = world_of(alert)
     known = world.due(FOREVER_MS)
@@ -263,7 +263,7 @@ def mixed(count: int = 600) -> list[Case]:
     chance = np.random.default_rng(3)
     return [
         item._replace(
-            action=actions[int(chance.integers(3))],
+            taken=actions[int(chance.integers(3))],
             is_fraud=int(chance.integers(2)),
             score=float(chance.random()),
         )
@@ -337,11 +337,11 @@ def test_the_report_counts_every_decision_once_and_closes() -> None:
 def test_the_report_says_in_money_what_was_stopped_and_what_was_missed() -> None:
     noon_ms = MONDAY_MS + 12 * HOUR_MS
     world = world_of(
-        case("t1", action="decline", amount_minor=300),
-        case("t2", action="review", amount_minor=100, event_time_ms=noon_ms),
-        case("t3", action="approve", amount_minor=500),
-        case("t4", action="decline", amount_minor=70, is_fraud=0),
-        case("t5", action="review", amount_minor=100),
+        case("t1", taken="decline", amount_minor=300),
+        case("t2", taken="review", amount_minor=100, event_time_ms=noon_ms),
+        case("t3", taken="approve", amount_minor=500),
+        case("t4", taken="decline", amount_minor=70, is_fraud=0),
+        case("t5", taken="review", amount_minor=100),
         options=replace(SURE, review_budget=2),
     )
     world.due(FOREVER_MS)
@@ -393,6 +393,16 @@ def test_a_closed_loop_has_one_to_three_frauds_in_a_thousand(seed: int) -> None:
     assert 0.001 < is_fraud.mean() < 0.003
 
 
+def test_while_we_only_observe_every_event_goes_on_and_is_counted() -> None:
+    world = world_of(*cases(50, taken="none"))
+    acting = world_of(*cases(50, taken="approve"))
+
+    assert world.due(FOREVER_MS) == acting.due(FOREVER_MS)
+    report = world.report()
+    assert (report.observed, report.frauds_missed, report.value_detected) == (50, 50, 0.0)
+    assert replace(report, observed=0) == acting.report()
+
+
 def replayed(batch_events_max: int) -> tuple[ClosedLoop, dict[str, int], list[float]]:
     scores: list[float] = []
 
@@ -401,6 +411,7 @@ def replayed(batch_events_max: int) -> tuple[ClosedLoop, dict[str, int], list[fl
 
     world = ClosedLoop(replace(REALISTIC, review_budget=20))
     settings = Settings(
+        mode="act",
         challengers="none",
         maturity_days=10.0,
         batch_events_max=batch_events_max,

@@ -180,6 +180,22 @@ def test_only_what_went_through_matures(action: Action, outcome: OutcomeKind | N
     assert len(matured) == went_through(action, outcome)
 
 
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("outcome", [None, *OUTCOME_KINDS])
+def test_while_we_only_observe_nothing_is_held_up(
+    action: Action, outcome: OutcomeKind | None
+) -> None:
+    waiting = MemoryWaiting(10)
+    waiting.add(Records([decision("t1", action=action, mode="observe", action_taken="none")]))
+    if outcome is not None:
+        waiting.set_outcome(Outcome("t1", "c1", outcome, MONDAY_MS))
+
+    matured = list(waiting.take_matured(MONDAY_MS + MATURITY_MS, MATURITY_MS))
+
+    # As if it had been approved, whatever we would have done.
+    assert len(matured) == went_through("approve", outcome)
+
+
 def test_the_latest_outcome_counts_and_one_of_an_unknown_event_nothing() -> None:
     waiting = waiting_for("t1")
     for kind in ("settled", "refunded"):

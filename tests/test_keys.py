@@ -22,16 +22,16 @@ def modes(folder: Path) -> set[int]:
     return {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
 
 
-def test_each_source_and_the_models_get_a_key_once(tmp_path: Path) -> None:
+def test_each_source_the_models_and_the_operator_get_a_key_once(tmp_path: Path) -> None:
     made = init_keys(tmp_path)
 
-    assert [key_id.rsplit("-", 2)[0] for key_id in made] == [*LABEL_SOURCES, "models"]
+    assert [key_id.rsplit("-", 2)[0] for key_id in made] == [*LABEL_SOURCES, "models", "operator"]
     assert init_keys(tmp_path) == []
     assert "matured" not in LABEL_SOURCES
     assert modes(tmp_path / "labels") == modes(tmp_path / "private") == {0o600}
     assert modes(tmp_path / "public") == {0o644}
     assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o700
-    assert private_keys(tmp_path).ids == public_keys(tmp_path).ids == made[-1:]
+    assert private_keys(tmp_path).ids == public_keys(tmp_path).ids == made[-2:]
 
 
 def test_where_public_keys_were_brought_no_pair_is_made(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_both_halves_of_a_models_key_are_retired(tmp_path: Path) -> None:
     assert old not in (*private_keys(tmp_path).ids, *public_keys(tmp_path).ids)
 
 
-@pytest.mark.parametrize("owner", ["analyst", "models"])
+@pytest.mark.parametrize("owner", ["analyst", "models", "operator"])
 def test_the_key_that_signs_is_not_retired(tmp_path: Path, owner: str) -> None:
     [only] = init_keys(tmp_path, [owner])
 
@@ -117,7 +117,7 @@ def test_a_secret_that_others_can_reach_is_refused(tmp_path: Path, folder: str, 
 
 
 def test_a_public_key_that_others_can_write_is_refused(tmp_path: Path) -> None:
-    init_keys(tmp_path)
+    init_keys(tmp_path, ["models"])
     [file] = (tmp_path / "public").iterdir()
     file.chmod(0o664)
 

@@ -11,7 +11,7 @@ from pipeline.keys import LABEL_SOURCES
 from pipeline.settings import Settings
 from stack.keys_command import keys
 
-OWNERS = [*LABEL_SOURCES, "models"]
+OWNERS = [*LABEL_SOURCES, "models", "operator"]
 
 
 def run(folder: Path, *arguments: str) -> Result:

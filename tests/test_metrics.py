@@ -106,17 +106,17 @@ def test_the_counts_of_a_worker_are_read_at_scrape_time() -> None:
     counts = WorkerCounts(schema="card")
     registry = worker_registry(counts)
     value = registry.get_sample_value
-    assert value("fraud_decisions_total", {"action": "review"}) == 0
+    assert value("fraud_decisions_total", {"action": "review", "mode": "act"}) == 0
 
     counts.events += 7
-    counts.decisions["review"] += 2
+    counts.decisions["review", "act"] += 2
     counts.rejected["schema"] += 1
     counts.labels["chargeback", "fraud"] += 3
     counts.watermark_ms[2] = 1_500
     counts.stage_seconds["commit"].observe(0.02)
 
     assert value("fraud_events_total", {"schema": "card"}) == 7
-    assert value("fraud_decisions_total", {"action": "review"}) == 2
+    assert value("fraud_decisions_total", {"action": "review", "mode": "act"}) == 2
     assert value("fraud_dead_letters_total", {"reason": "schema"}) == 1
     assert value("fraud_labels_total", {"source": "chargeback", "verdict": "fraud"}) == 3
     assert value("fraud_watermark_timestamp_seconds", {"partition": "2"}) == 1.5

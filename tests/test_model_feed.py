@@ -105,6 +105,57 @@ def test_what_the_trainer_signed_is_taken(topic: Topic) -> None:
     assert not topic.counts.rules_in_force
 
 
+def test_a_version_that_is_held_is_taken_whatever_the_pointer_says(topic: Topic) -> None:
+    for version in ("additive@9", "additive@20"):
+        topic.publish(version)
+    topic.point("additive@20")
+    # The store knows that more was learned: a pointer to this one would be refused as stale.
+    topic.feed.floor = 20
+
+    topic.feed.pinned = "additive@9"
+    topic.feed.adopt()
+    assert topic.in_force == "additive@9"
+
+    topic.publish("additive@30")
+    topic.point("additive@30")
+    assert topic.in_force == "additive@9"
+    # Retired in the topic, it stays where it decides.
+    topic.feed.take(b"additive@9", None)
+    topic.feed.adopt()
+    assert topic.in_force == "additive@9"
+
+    topic.feed.pinned = None
+    topic.feed.adopt()
+    assert (topic.in_force, topic.refused) == ("additive@30", {})
+
+
+def test_challengers_of_the_held_offset_come_with_it(tmp_path: Path) -> None:
+    init_keys(tmp_path)
+    topic = topic_of(replace(Settings(), keys_dir=str(tmp_path), challengers="logistic"))
+    for version in ("additive@9", "logistic@9", "additive@20", "logistic@20"):
+        topic.publish(version)
+    topic.point("additive@20", "logistic@20")
+
+    topic.feed.pinned = "logistic@9"
+    topic.feed.adopt()
+
+    assert topic.feed.in_force is not None
+    champion, challengers = topic.feed.in_force
+    assert (champion.name, [item.name for item in challengers]) == ("logistic@9", ["additive@9"])
+
+
+def test_a_start_that_cannot_have_the_held_version_takes_none_that_has_learned_more(
+    topic: Topic,
+) -> None:
+    for version in ("additive@5", "additive@20"):
+        topic.publish(version)
+    topic.feed.pinned = "additive@9"
+
+    topic.point("additive@20")
+
+    assert topic.in_force == "additive@5"
+
+
 def flipped(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
@@ -114,7 +165,7 @@ def forged(topic: Topic) -> bytes:
     folder = topic.settings.keys_path
     other = folder.with_name("other")
     init_keys(other, ["models"])
-    [mine], [ours] = ((root / "private").iterdir() for root in (other, folder))
+    [mine], [ours] = ((root / "private").glob("models-*") for root in (other, folder))
     mine.rename(mine.with_name(ours.name))
     return seal(body("additive@12"), ModelSigner(replace(topic.settings, keys_dir=str(other))))
 
@@ -394,7 +445,7 @@ def test_a_forger_cannot_put_a_new_installation_under_rules(topic: Topic) -> Non
 
 def test_keys_of_models_are_rotated_and_retired_under_a_worker_that_runs(topic: Topic) -> None:
     old = seal(body("additive@20"), topic.signer)
-    [first] = [file.stem for file in (topic.settings.keys_path / "public").iterdir()]
+    [first] = [file.stem for file in (topic.settings.keys_path / "public").glob("models-*")]
     rotate(topic.settings.keys_path, "models")
     topic.publish("additive@9")
     topic.point("additive@9")

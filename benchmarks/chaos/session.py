@@ -37,6 +37,8 @@ def chaos_settings(folder: Path, *, session_seconds: float) -> Settings:
     """Give the settings of the suite: short waits, small batches, maturity within minutes."""
     return Settings(
         state_dir=str(folder),
+        # Of what is declined, silence proves nothing: the books tell both cases apart.
+        mode="act",
         kafka_session_seconds=session_seconds,
         batch_events_max=200,
         maturity_days=1.0,

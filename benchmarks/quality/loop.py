@@ -115,6 +115,7 @@ def run_loop(stream_name: str, model: str) -> tuple[Replay, dict[str, Any]]:
     world = ClosedLoop(LoopOptions(review_budget=REVIEW_BUDGET, start_ms=start_ms, end_ms=end_ms))
     with _known(model) as name:
         settings = Settings(
+            mode="act",
             model=name,
             challengers="none",
             review_score_min=REVIEW_SCORE_MIN,

@@ -142,7 +142,7 @@ def tell(loop: Loop, processes: Processes) -> None:
 @pytest.fixture(scope="module")
 def loop(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     settings = replace(
-        Settings(),
+        Settings(mode="act"),
         state_dir=str(tmp_path_factory.mktemp("loop")),
         kafka_servers=stack.kafka_servers,
         redis_url=stack.redis_url,

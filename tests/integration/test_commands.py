@@ -164,7 +164,7 @@ def let_days_pass(review: Review) -> None:
 @pytest.fixture(scope="module")
 def review(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Review]:
     settings = replace(
-        Settings(),
+        Settings(mode="act"),
         state_dir=str(tmp_path_factory.mktemp("review")),
         kafka_servers=stack.kafka_servers,
         redis_url=stack.redis_url,

@@ -70,7 +70,7 @@ class Live:
 @pytest.fixture(scope="module")
 def live(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Live:
     settings = replace(
-        Settings(),
+        Settings(mode="act"),
         state_dir=str(tmp_path_factory.mktemp("duplicates")),
         kafka_servers=stack.kafka_servers,
         redis_url=stack.redis_url,

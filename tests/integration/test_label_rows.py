@@ -69,7 +69,7 @@ def wait_for(settings: Settings, client: redis.Redis, topic: str) -> None:
 @pytest.fixture(scope="module")
 def told(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     settings = replace(
-        Settings(),
+        Settings(mode="act"),
         state_dir=str(tmp_path_factory.mktemp("labels")),
         kafka_servers=stack.kafka_servers,
         redis_url=stack.redis_url,

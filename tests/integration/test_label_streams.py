@@ -131,7 +131,7 @@ def wait_for(client: redis.Redis, topic: str, end: int) -> None:
 def ours(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     # One partition: the order of the labels is then the order in which they are learned.
     return replace(
-        Settings(),
+        Settings(mode="act"),
         state_dir=str(tmp_path_factory.mktemp("labels")),
         kafka_servers=stack.kafka_servers,
         redis_url=stack.redis_url,
@@ -199,7 +199,7 @@ def test_labels_in_any_order_end_with_the_same_totals_and_verdicts(
 def late(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Two decisions, approved and held for review; 120 days later a chargeback for each."""
     settings = replace(
-        Settings(),
+        Settings(mode="act"),
         state_dir=str(tmp_path_factory.mktemp("late")),
         kafka_servers=stack.kafka_servers,
         redis_url=stack.redis_url,

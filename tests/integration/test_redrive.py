@@ -125,7 +125,7 @@ def with_schema(settings: Settings, text: str) -> Settings:
 @pytest.fixture(scope="module")
 def mended(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Mended:
     settings = replace(
-        Settings(),
+        Settings(mode="act"),
         state_dir=str(tmp_path_factory.mktemp("mended")),
         kafka_servers=stack.kafka_servers,
         redis_url=stack.redis_url,

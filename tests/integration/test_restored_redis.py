@@ -197,7 +197,7 @@ def tell(restored: Restored, stack: Stack, copy: Path) -> None:
 def restored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restored]:
     folder = tmp_path_factory.mktemp("restored")
     settings = replace(
-        Settings(),
+        Settings(mode="act"),
         state_dir=str(folder / "state"),
         partitions=PARTITIONS,
         maturity_days=MATURITY_DAYS,

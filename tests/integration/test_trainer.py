@@ -223,7 +223,7 @@ def damage(lives: Lives, worker: Running) -> None:
 @pytest.fixture(scope="module")
 def lives(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lives]:
     settings = replace(
-        Settings(),
+        Settings(mode="act"),
         state_dir=str(tmp_path_factory.mktemp("lives")),
         kafka_servers=stack.kafka_servers,
         redis_url=stack.redis_url,

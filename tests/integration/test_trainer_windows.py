@@ -99,7 +99,7 @@ def pending_places(settings: Settings) -> list[int]:
 @pytest.fixture(scope="module")
 def lives(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lives]:
     settings = replace(
-        Settings(),
+        Settings(mode="act"),
         state_dir=str(tmp_path_factory.mktemp("windows")),
         kafka_servers=stack.kafka_servers,
         redis_url=stack.redis_url,

@@ -102,7 +102,7 @@ def life_of(
     stack: Endpoints, folder: Path, story: Callable[[Life, Processes], None], **changes: object
 ) -> Iterator[Life]:
     settings = replace(
-        Settings(),
+        Settings(mode="act"),
         state_dir=str(folder),
         kafka_servers=stack.kafka_servers,
         redis_url=stack.redis_url,

@@ -384,7 +384,7 @@ def tell_of_outcomes(story: Story, *, early: bool) -> None:
 @pytest.fixture(scope="module")
 def story(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     settings = replace(
-        Settings(),
+        Settings(mode="act"),
         state_dir=str(tmp_path_factory.mktemp("story")),
         kafka_servers=stack.kafka_servers,
         redis_url=stack.redis_url,
@@ -711,7 +711,7 @@ def go_through(upheaval: Upheaval, processes: Processes) -> None:
 @pytest.fixture(scope="module")
 def upheaval(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upheaval]:
     settings = replace(
-        Settings(),
+        Settings(mode="act"),
         state_dir=str(tmp_path_factory.mktemp("upheaval")),
         kafka_servers=stack.kafka_servers,
         redis_url=stack.redis_url,
