@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 import click
 import msgspec
 from prometheus_client import CollectorRegistry
-from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from rich.console import Console
@@ -31,6 +30,7 @@ from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
 from pipeline.signing import LabelSigner
 from stack.connections import current_settings, endpoints_of
+from stack.redis_clients import redis_client
 from stack.servers import Endpoints
 
 
@@ -163,7 +163,7 @@ def label(transaction_id: str, verdict: str, by: str, as_json: bool) -> None:
 
 def _queue() -> ReviewQueue:
     settings, schema, endpoints = _parts()
-    redis = Redis.from_url(endpoints.redis_url)
+    redis = redis_client(endpoints.redis_url)
     return ReviewQueue(redis, endpoints.kafka_servers, schema, settings.partitions)
 
 

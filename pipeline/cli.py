@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from pipeline.connection_settings import CONNECTION
 from pipeline.errors import FraudstreamError
 from pipeline.settings import SETTINGS, load_settings
 
@@ -33,7 +34,9 @@ class CommandEntry:
 
 
 KEYS = ("keys_dir", "label_signatures")
-CONNECTED = ("kafka_servers", "redis_url", "schema", "state_dir")
+TO_REDIS = tuple(name for name in CONNECTION if name.startswith("redis"))
+TO_KAFKA = tuple(name for name in CONNECTION if name not in TO_REDIS)
+CONNECTED = (*TO_KAFKA, *TO_REDIS, "schema", "state_dir")
 SIGNING = (*CONNECTED, *KEYS)
 SCORING = ("model", "challengers", "review_score_min", "decline_score_min")
 # What models are made by.
@@ -57,7 +60,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "down": CommandEntry("stack.commands:down", "Stop what `up` started.", ("state_dir",)),
     "status": CommandEntry("stack.commands:status", "Show the embedded servers.", ("state_dir",)),
     "topics": CommandEntry(
-        "stack.commands:topics", "Create the topics on a Kafka.", ("kafka_servers", "partitions")
+        "stack.commands:topics", "Create the topics on a Kafka.", (*TO_KAFKA, "partitions")
     ),
     "keys": CommandEntry(
         "stack.keys_command:keys", "Make, list, rotate and retire keys.", ("keys_dir", "state_dir")
@@ -76,7 +79,7 @@ COMMANDS: dict[str, CommandEntry] = {
         "Score transactions and join labels.",
         (
             *(*SIGNING, *SCORING, *SERVING),
-            *("rules", "partitions", "feedback_limit", "maturity_days"),
+            *("rules", "partitions", "consumer_group", "feedback_limit", "maturity_days"),
         ),
     ),
     "trainer": CommandEntry(
@@ -101,17 +104,17 @@ COMMANDS: dict[str, CommandEntry] = {
     "redrive": CommandEntry(
         "consumers.redrive_command:redrive",
         "List dead letters, send them again after a fix.",
-        ("kafka_servers", "redis_url", "state_dir"),
+        (*TO_KAFKA, *TO_REDIS, "state_dir"),
     ),
     "models": CommandEntry(
         "consumers.models_command:models",
         "List, save and publish versions of the models.",
-        ("kafka_servers", "state_dir", "keys_dir"),
+        (*TO_KAFKA, "state_dir", "keys_dir"),
     ),
     "verify": CommandEntry(
         "consumers.verify_command:verify",
         "Make recorded decisions again, and compare.",
-        ("kafka_servers", "schema", "state_dir", "keys_dir", "rules", *SCORING, *LEARNING),
+        (*TO_KAFKA, "schema", "state_dir", "keys_dir", "rules", *SCORING, *LEARNING),
     ),
     "replay": CommandEntry(
         "producers.replay_command:replay",
@@ -121,7 +124,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "mistakes": CommandEntry(
         "stack.mistakes_command:mistakes",
         "List the costliest mistakes and what they taught.",
-        ("kafka_servers", "schema", "state_dir", *SCORING, *LEARNING, "maturity_days"),
+        (*TO_KAFKA, "schema", "state_dir", *SCORING, *LEARNING, "maturity_days"),
     ),
 }
 
@@ -213,6 +216,14 @@ def main() -> None:
         sys.exit(error.exit_code)
     except FraudstreamError as error:
         click.echo(f"fraudstream: {error}", err=True)
+        sys.exit(1)
+    except Exception as error:
+        # What a client of Kafka or Redis raises is no fault of ours: a trace would tell nobody
+        # anything. Our own mistakes keep theirs.
+        said = importlib.import_module("stack.plain_errors").said(error)
+        if said is None:
+            raise
+        click.echo(f"fraudstream: {said}", err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("fraudstream: interrupted", err=True)

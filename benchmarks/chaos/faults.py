@@ -23,7 +23,6 @@ from benchmarks.chaos.held import LiveStore
 from benchmarks.chaos.launcher import FAIL_POINTS, FailPoint, Orders
 from benchmarks.chaos.session import Session
 from benchmarks.chaos.traffic import Feeder
-from consumers.worker import GROUP
 from pipeline.topics import FEEDBACK, TRANSACTIONS
 from stack.topic_setup import administration, create_topics
 
@@ -337,7 +336,7 @@ class Faults:
 
             def is_reset() -> bool:
                 try:
-                    admin.alter_group_offsets(GROUP, places)
+                    admin.alter_group_offsets(self._session.settings.consumer_group, places)
                 except Exception:
                     # Members that left a moment ago may still be counted.
                     return False
