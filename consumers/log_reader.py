@@ -72,6 +72,13 @@ class LogReader:
         for place in self._places:
             self._consumer.seek(place, offset)
 
+    def seek_back(self, records: int) -> None:
+        """Read every partition from so many records before its end of now."""
+        begins, ends = self.begins, self.ends
+        for place in self._places:
+            number = place.partition
+            self._consumer.seek(place, max(begins[number], ends[number] - records))
+
     def chunks(self, ends: Mapping[int, int] | None = None) -> Iterator[list[Any]]:
         """Read on to these ends, or to the end of now; a chunk is some records of one partition."""
         ends = self.ends if ends is None else ends

@@ -62,6 +62,11 @@ COMMANDS: dict[str, CommandEntry] = {
     "topics": CommandEntry(
         "stack.commands:topics", "Create the topics on a Kafka.", (*TO_KAFKA, "partitions")
     ),
+    "check": CommandEntry(
+        "stack.check_command:check",
+        "Say what is wrong with the servers, and how to mend it.",
+        (*SIGNING, "consumer_group", "partitions"),
+    ),
     "keys": CommandEntry(
         "stack.keys_command:keys", "Make, list, rotate and retire keys.", ("keys_dir", "state_dir")
     ),

@@ -2,7 +2,6 @@
 
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from pipeline.errors import SettingError
 
@@ -15,6 +14,7 @@ OAUTHBEARER = "OAUTHBEARER"
 # What all clients speak: kafka-python, aiokafka, and Faust on top of that.
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", OAUTHBEARER)
 REDIS_SCHEMES = ("redis", "rediss", "unix")
+PASSWORD_IN_URL = re.compile(r"//[^/@]*:[^/]*@|[?&]password=")
 # What Kafka takes for a topic or a group.
 KAFKA_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 # The settings that say where the servers are and how to connect; at their defaults they mean the
@@ -23,7 +23,7 @@ CONNECTION = (
     *("kafka_servers", "kafka_security", "kafka_sasl_mechanism", "kafka_username"),
     *("kafka_password_file", "kafka_ca_file", "kafka_cert_file", "kafka_key_file"),
     *("redis_url", "redis_username", "redis_password_file"),
-    *("redis_ca_file", "redis_cert_file", "redis_key_file", "topic_prefix", "topics"),
+    *("redis_ca_file", "redis_cert_file", "redis_key_file", "topic_prefix", "topic_names"),
 )
 
 
@@ -72,11 +72,11 @@ def _refuse_beside(
 
 def _check_redis(settings: "Settings") -> None:
     url = settings.redis_url
-    parts = urlsplit(url)
-    if url and parts.scheme not in REDIS_SCHEMES:
+    scheme = url.partition("://")[0]
+    if url and scheme not in REDIS_SCHEMES:
         # Nothing of the text is shown: what is no URL could be a password.
         raise SettingError("redis_url must begin with redis://, rediss:// or unix://")
-    if parts.password is not None or "password=" in parts.query:
+    if PASSWORD_IN_URL.search(url):
         raise SettingError(
             "redis_url holds a password, which every list of processes would show: "
             "write it to a file that redis_password_file names"
@@ -84,7 +84,7 @@ def _check_redis(settings: "Settings") -> None:
     if settings.redis_username and not settings.redis_password_file:
         raise SettingError("redis_username is set, so redis_password_file must be set")
     for name in ("redis_ca_file", "redis_cert_file", "redis_key_file"):
-        if getattr(settings, name) and parts.scheme != "rediss":
+        if getattr(settings, name) and scheme != "rediss":
             raise SettingError(f"{name} is set, so redis_url must begin with rediss://")
     _check_pair(settings, "redis_cert_file", "redis_key_file")
 

@@ -57,9 +57,9 @@ class Settings:
     kafka_cert_file: str = _setting("", "PEM file of our certificate for Kafka (mTLS)")
     kafka_key_file: str = _setting("", "PEM file of its key, not encrypted")
     topic_prefix: str = _setting(
-        "", "stands before the name of each topic that topics does not name"
+        "", "stands before the name of each topic that topic_names does not name"
     )
-    topics: str = _setting("", "topics of other names: transactions=payments.auth,feedback=…")
+    topic_names: str = _setting("", "topics of other names: transactions=payments.auth,feedback=…")
     consumer_group: str = _setting("fraudstream-worker", "consumer group of the workers")
     redis_url: str = _setting(
         "", "unix://, redis:// or rediss:// (TLS) URL; empty: the embedded Redis"
@@ -201,7 +201,7 @@ class Settings:
         if not 0 <= self.metrics_port <= PORT_MAX:
             raise SettingError(f"metrics_port must be 0 to {PORT_MAX} (got {self.metrics_port})")
         check_connections(self)
-        TopicNames.of(self.topic_prefix, self.topics)
+        TopicNames.of(self.topic_prefix, self.topic_names)
         for setting in fields(self):
             value = getattr(self, setting.name)
             if isinstance(value, float) and not 0.0 <= value < math.inf:
@@ -223,9 +223,9 @@ class Settings:
         return replace(self, **defaults)
 
     @property
-    def topic_names(self) -> TopicNames:
+    def names_of_topics(self) -> TopicNames:
         """What Kafka calls our topics."""
-        return TopicNames.of(self.topic_prefix, self.topics)
+        return TopicNames.of(self.topic_prefix, self.topic_names)
 
     @property
     def keys_path(self) -> Path:

@@ -28,13 +28,13 @@ class TopicNames:
 
     @classmethod
     def of(cls, prefix: str, named: str) -> Self:
-        """Read `topic_prefix` and `topics`; a name that `topics` gives takes no prefix."""
+        """Read `topic_prefix` and `topic_names`; a name of the latter takes no prefix."""
         names = {topic.name: prefix + topic.name for topic in TOPICS}
         for part in filter(None, (part.strip() for part in named.split(","))):
             logical, sign, physical = (piece.strip() for piece in part.partition("="))
             if not sign or logical not in names:
                 raise SettingError(
-                    f"topics must be NAME=TOPIC,NAME=TOPIC with names of {', '.join(names)} "
+                    f"topic_names must be NAME=TOPIC,NAME=TOPIC with names of {', '.join(names)} "
                     f"(got {part!r})"
                 )
             names[logical] = physical
@@ -42,10 +42,10 @@ class TopicNames:
             if not KAFKA_NAME.fullmatch(physical) or physical in (".", ".."):
                 raise SettingError(
                     f"the topic of {logical} must match {KAFKA_NAME.pattern} (got {physical!r}): "
-                    "see topic_prefix and topics"
+                    "see topic_prefix and topic_names"
                 )
             if list(names.values()).count(physical) > 1:
-                raise SettingError(f"topics gives the name {physical!r} to two topics")
+                raise SettingError(f"topic_names gives the name {physical!r} to two topics")
         return cls(names)
 
     def physical(self, logical: str) -> str:

@@ -86,7 +86,7 @@ class Kafka(str):
         """Give the Kafka at these servers, as the settings say."""
         named = KafkaSecurity.__dataclass_fields__
         given = {name: getattr(settings, f"kafka_{name}") for name in named}
-        return cls(servers, KafkaSecurity(**given), settings.topic_names)
+        return cls(servers, KafkaSecurity(**given), settings.names_of_topics)
 
     def topic(self, name: str) -> str:
         """Give what this Kafka calls a topic of ours."""

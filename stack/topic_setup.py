@@ -22,7 +22,7 @@ TOPICS_READY_MS_MAX = 30_000
 
 def create_topics(kafka_servers: str, settings: Settings) -> list[str]:
     """Create the topics that are missing, wait until all can be used, and name the created."""
-    named = {settings.topic_names.physical(topic.name): topic for topic in TOPICS}
+    named = {settings.names_of_topics.physical(topic.name): topic for topic in TOPICS}
     with administration(kafka_servers) as admin:
         existing = [name for name in admin.list_topics() if name in named]
         # Before anything is made: topics that are not ours to change decide the number.

@@ -14,7 +14,7 @@ OTHER_VALUES |= {bool: ("true", True)}
 OTHER_FLOATS = {"review_score_min": "0.25", "decline_score_min": "0.5", "focal_gamma": "3.5"}
 OTHER_TEXTS = {"loss": "focal", "label_signatures": "off", "river_options": '{"forest": {}}'}
 OTHER_TEXTS |= {"kafka_security": "ssl", "kafka_sasl_mechanism": "PLAIN"}
-OTHER_TEXTS |= {"redis_url": "rediss://host:6379/0", "topics": "models=theirs"}
+OTHER_TEXTS |= {"redis_url": "rediss://host:6379/0", "topic_names": "models=theirs"}
 # Settings of a connection that are worth nothing without others.
 SASL = {"kafka_security": "sasl_ssl", "kafka_username": "me", "kafka_password_file": "secret"}
 BESIDE = {name: SASL for name in (*SASL, "kafka_ca_file", "kafka_cert_file", "kafka_key_file")}
@@ -198,11 +198,14 @@ def test_challengers_are_a_list_without_the_champion(text: str, names: tuple[str
         ({"kafka_security": "ssl", "kafka_key_file": "k"}, "so kafka_cert_file must be set"),
         ({"redis_ca_file": "ca.pem"}, "redis_url must begin with rediss://"),
         ({"redis_username": "me"}, "so redis_password_file must be set"),
-        ({"topics": "transaction=x"}, "topics must be NAME=TOPIC,.* with names of transactions,"),
-        ({"topics": "transactions"}, r"\(got 'transactions'\)"),
-        ({"topics": "feedback=a,models=a"}, "the name 'a' to two topics"),
-        ({"topics": "feedback=models"}, "the name 'models' to two topics"),
-        ({"topics": "feedback=a b"}, r"the topic of feedback must match .* \(got 'a b'\)"),
+        (
+            {"topic_names": "transaction=x"},
+            "topic_names must be NAME=TOPIC,.* with names of transactions,",
+        ),
+        ({"topic_names": "transactions"}, r"\(got 'transactions'\)"),
+        ({"topic_names": "feedback=a,models=a"}, "the name 'a' to two topics"),
+        ({"topic_names": "feedback=models"}, "the name 'models' to two topics"),
+        ({"topic_names": "feedback=a b"}, r"the topic of feedback must match .* \(got 'a b'\)"),
         ({"topic_prefix": "ö"}, "the topic of transactions must match"),
         ({"consumer_group": ""}, "consumer_group must match"),
     ],
