@@ -21,6 +21,7 @@ import msgspec
 
 from pipeline.currencies import CURRENCIES
 from pipeline.errors import SchemaError
+from pipeline.label_words import OutcomeKind, Source
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 FIELD = re.compile(r"[^\x00-\x1f\"'\\]{1,128}")
@@ -60,6 +61,41 @@ class _Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     field: str
 
 
+class Feedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The fields of labels, and the words in them; the ids are those of the events.
+
+    `sources` gives what a word of theirs is among ours, beside which ours stay.
+    """
+
+    label_id: str = "label_id"
+    verdict: str = "verdict"
+    source: str = "source"
+    time: str = "label_time"
+    by: str = "by"
+    supersedes: str = "supersedes"
+    fraud: tuple[str, ...] = ("fraud",)
+    genuine: tuple[str, ...] = ("genuine",)
+    sources: dict[str, Source] = {}
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the fields."""
+        return (self.label_id, self.verdict, self.source, self.time, self.by, self.supersedes)
+
+
+class Outcomes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The fields of outcomes; `words` gives what a word of theirs is among ours, which stay."""
+
+    outcome: str = "outcome"
+    time: str = "outcome_time"
+    words: dict[str, OutcomeKind] = {}
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the fields."""
+        return (self.outcome, self.time)
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     version: int
@@ -68,6 +104,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     category: list[Category] = []
     number: list[Number] = []
     label: _Label | None = None
+    feedback: Feedback = Feedback()
+    outcomes: Outcomes = Outcomes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +127,8 @@ class Schema:
     categories: tuple[Category, ...]
     numbers: tuple[Number, ...]
     label: str | None
+    feedback: Feedback = Feedback()
+    outcomes: Outcomes = Outcomes()
 
     @property
     def partition_key(self) -> str:
@@ -162,6 +202,8 @@ def _from_file(file: _File) -> Schema:
         categories=tuple(file.category),
         numbers=tuple(file.number),
         label=file.label.field if file.label else None,
+        feedback=file.feedback,
+        outcomes=file.outcomes,
     )
 
 
@@ -183,6 +225,7 @@ def _check(schema: Schema, place: str) -> None:
         twice = {item for item in given if given.count(item) > 1}
         if twice:
             raise SchemaError(f"schema {place}: {kind} {min(twice)!r} is used twice")
+    _check_labels(schema, place)
     if not 0 <= schema.minor_digits <= 4:  # noqa: PLR2004 - ISO 4217 has none with more
         raise SchemaError(
             f"schema {place}: minor_digits must be 0 to 4 (got {schema.minor_digits})"
@@ -195,4 +238,21 @@ def _check(schema: Schema, place: str) -> None:
         raise SchemaError(
             f"schema {place}: currency_default must be a currency code of ISO 4217 "
             f"(got {schema.currency_default!r})"
+        )
+
+
+def _check_labels(schema: Schema, place: str) -> None:
+    ids = {schema.event_id, schema.partition_key}
+    for table, given in (("feedback", schema.feedback), ("outcomes", schema.outcomes)):
+        fields = [*ids, *given.fields]
+        wrong = [name for name in fields if not FIELD.fullmatch(name) or fields.count(name) > 1]
+        if wrong:
+            raise SchemaError(
+                f"schema {place}: the fields of [{table}] must differ from each other and from "
+                f"the ids, printable and without quotes (got {wrong[0]!r})"
+            )
+    words = [*schema.feedback.fraud, *schema.feedback.genuine]
+    if not (schema.feedback.fraud and schema.feedback.genuine) or len(set(words)) < len(words):
+        raise SchemaError(
+            f"schema {place}: fraud and genuine of [feedback] need words, each in one of them"
         )

@@ -219,7 +219,9 @@ class Settings:
 
     def embedded(self) -> "Settings":
         """Give the same settings for servers of our own."""
-        defaults = {item.name: item.default for item in fields(self) if item.name in CONNECTION}
+        defaults: dict[str, Any] = {
+            item.name: item.default for item in fields(self) if item.name in CONNECTION
+        }
         return replace(self, **defaults)
 
     @property

@@ -105,7 +105,8 @@ def _check_durability(client: Redis) -> Iterator[Finding]:
     values: dict[str, str] = {}
     for name in WANTED:
         try:
-            values |= client.config_get(name)
+            found: Any = client.config_get(name)
+            values |= found
         except (NoPermissionError, ResponseError):
             break
     if not values:

@@ -1,6 +1,6 @@
 """What each role may do, and no more: operations of Kafka by topic, commands and keys of Redis.
 
-`docs/security.md` shows this table, `fraudstream check` asks for it, and the tests grant exactly it.
+`docs/security.md` shows this table, `fraudstream check` asks for it, the tests grant it.
 """
 
 from collections.abc import Iterator, Mapping

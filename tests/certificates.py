@@ -22,6 +22,8 @@ class Authority:
         self._name = _name(name)
         certificate = _builder(self._name, self._name, self._key, timedelta(days=90))
         certificate = certificate.add_extension(x509.BasicConstraints(True, 0), critical=True)
+        identifier = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+        certificate = certificate.add_extension(identifier, critical=False)
         usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
         certificate = certificate.add_extension(usage, critical=True)
         self.file = folder / f"{name}.pem"
@@ -34,6 +36,10 @@ class Authority:
         certificate = (
             _builder(_name(name), self._name, key, valid)
             .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
+            )
             .sign(self._key, hashes.SHA256())
         )
         files = self.folder / f"{name}.crt", self.folder / f"{name}.key"
