@@ -124,3 +124,25 @@ def sample_commands(role: Role) -> Iterator[tuple[str, tuple[str, ...]]]:
             place = key.replace("*", "fraudstream-check")
             given = (place if text == "K" else text for text in arguments[command])
             yield command, (*command.upper().split("|"), *given)
+
+
+def privileges() -> str:
+    """Give the table of all roles as Markdown, for docs/security.md."""
+    lines = ["| role | of | operations of Kafka |", "|---|---|---|"]
+    for name, role in ROLES.items():
+        by_operations: dict[tuple[str, ...], list[str]] = {}
+        for topic, operations in role.topics.items():
+            by_operations.setdefault(operations, []).append(f"`{topic}`")
+        parts = [
+            f"{', '.join(operations)} on {', '.join(topics)}"
+            for operations, topics in by_operations.items()
+        ]
+        parts += [f"{READ} on the group `consumer_group`"] if role.group else []
+        parts += [f"{', '.join(role.cluster)} on the cluster"] if role.cluster else []
+        lines.append(f"| {name} | {role.text} | {'; '.join(parts)} |")
+    users = [
+        f"ACL SETUSER {name} on >PASSWORD {' '.join(role.redis_rules)}"
+        for name, role in ROLES.items()
+        if role.commands
+    ]
+    return "\n".join(lines) + "\n\n```\n" + "\n".join(users) + "\n```\n"
