@@ -6,7 +6,13 @@ from typing import Any
 
 from kafka import TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
-from kafka.errors import ClusterAuthorizationFailedError, KafkaError, for_code
+from kafka.errors import (
+    ClusterAuthorizationFailedError,
+    CoordinatorNotAvailableError,
+    KafkaError,
+    NotCoordinatorError,
+    for_code,
+)
 
 from pipeline.errors import FraudstreamError
 from pipeline.settings import Settings
@@ -19,6 +25,7 @@ from stack.plain_errors import said
 from stack.roles import DESCRIBE, Role
 
 CONNECT_MS_MAX = 10_000
+COORDINATOR_SECONDS_MAX, RETRY_SECONDS = 20.0, 0.2
 # A record's time is that of the broker: events may come from so far ahead, and no further.
 SKEW_WARNING_MS = 2_000
 # ListOffsets: the newest record by its time.
@@ -37,8 +44,13 @@ def check_kafka(kafka: Kafka, settings: Settings, role: Role) -> Iterator[Findin
             "kafka_key_file": security.key_file,
         }
         yield from check_files("kafka", security.cert_file, secrets)
+        reached = False
         for server in kafka.split(","):
-            yield from check_reach("kafka", *host_and_port(server), context)
+            found = list(check_reach("kafka", *host_and_port(server), context))
+            yield from found
+            reached = reached or all(item.status != "problem" for item in found)
+        if not reached:
+            return
         admin = kafka_clients.admin(kafka, bootstrap_timeout_ms=CONNECT_MS_MAX)
     except (KafkaError, FraudstreamError, OSError) as error:
         yield problem("kafka", said(error) or str(error))
@@ -148,17 +160,33 @@ def _wrong_configs(topic: Topic, values: dict[str, str]) -> Iterator[str]:
 def _group(admin: KafkaAdminClient, kafka: Kafka, group: str) -> Finding:
     about = f"group {group}"
     try:
-        found = admin.describe_groups([group])[group]
+        found = _described(admin, group)
     except KafkaError as error:
         if "Authorization" not in type(error).__name__:
             raise
         return _not_allowed(kafka, about, ["READ"])
-    # Kafka says of a group that does not exist yet that it is not found, and what is allowed there.
-    if "GroupAuthorization" in (found["error"] or ""):
+    said_of_it = found["error"] or ""
+    if "GroupAuthorization" in said_of_it:
         return _not_allowed(kafka, about, ["READ"])
+    if said_of_it:
+        # Of one that no worker has joined yet Kafka does not say what is allowed.
+        return ok(about, "it may be looked at, and nobody is in it yet")
     if "READ" not in (found["authorized_operations"] or ()):
         return _not_allowed(kafka, about, ["READ"])
     return ok(about, "READ allowed")
+
+
+def _described(admin: KafkaAdminClient, group: str) -> dict[str, Any]:
+    """Describe a group; the first who asks a new cluster makes its coordinator."""
+    deadline = time.monotonic() + COORDINATOR_SECONDS_MAX
+    while True:
+        try:
+            found: dict[str, Any] = admin.describe_groups([group])[group]
+            return found
+        except (CoordinatorNotAvailableError, NotCoordinatorError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(RETRY_SECONDS)
 
 
 def _clock(admin: KafkaAdminClient, kafka: Kafka, named: dict[str, Topic]) -> Iterator[Finding]:

@@ -11,15 +11,12 @@ from typing import Any, TypeVar
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
-from kafka.errors import KafkaError, SaslAuthenticationFailedError
 
 from pipeline.errors import SettingError
-from stack.kafka_address import Kafka, async_connection, kafka_of, sync_connection
+from stack.kafka_address import KafkaSecurity, async_connection, kafka_of, sync_connection
 from stack.reaching import NOBODY, unreachable
 
 Client = TypeVar("Client")
-
-SASL_MS_MAX = 10_000
 
 
 def consumer(servers: str, **options: Any) -> KafkaConsumer:
@@ -49,13 +46,16 @@ def async_producer(servers: str, **options: Any) -> AIOKafkaProducer:
 
 def _made(make: Callable[..., Client], servers: str, options: dict[str, Any]) -> Client:
     kafka = kafka_of(servers)
-    # A broker that is away is waited for by the client itself; a wrong certificate stays wrong.
-    if kafka.security.has_tls and (problem := unreachable(kafka)) and NOBODY not in problem:
-        raise SettingError(f"Kafka cannot be used: {problem}")
-    try:
-        return make(**sync_connection(kafka), **options)
-    except SaslAuthenticationFailedError as error:
-        raise SettingError(f"Kafka cannot be used: {sasl_problem(kafka, error)}") from error
+    # A broker that is away is waited for by the client itself; what is refused stays refused.
+    if kafka.security != KafkaSecurity():
+        problem = unreachable(kafka)
+        if problem and NOBODY not in problem:
+            raise _unusable(problem)
+    return make(**sync_connection(kafka), **options)
+
+
+def _unusable(problem: str) -> SettingError:
+    return SettingError(f"Kafka cannot be used: {problem}")
 
 
 def no_broker(servers: str) -> SettingError:
@@ -67,30 +67,5 @@ def no_broker(servers: str) -> SettingError:
 
 async def kafka_problem(servers: str) -> SettingError:
     """Find out why a Kafka gave a client of aiokafka no answer."""
-    return await asyncio.to_thread(_problem, kafka_of(servers))
-
-
-def _problem(kafka: Kafka) -> SettingError:
-    problem = unreachable(kafka)
-    if problem is None:
-        try:
-            admin(kafka, bootstrap_timeout_ms=SASL_MS_MAX).close()
-        except SettingError as error:
-            return error
-        except KafkaError:
-            problem = f"{kafka} does not answer as kafka_security says ({kafka.security.security})"
-    if problem is None or NOBODY in problem:
-        return no_broker(kafka)
-    return SettingError(f"Kafka cannot be used: {problem}")
-
-
-def sasl_problem(kafka: Kafka, error: Exception) -> str:
-    """Say that a broker does not believe who we are."""
-    security = kafka.security
-    if "enabled" in str(error).lower():
-        return f"{kafka} does not take kafka_sasl_mechanism {security.sasl_mechanism}"
-    secret = f"the password of {security.username}" if security.username else "the token"
-    return (
-        f"{kafka} refuses {secret} ({security.sasl_mechanism}): "
-        "see kafka_username, kafka_password_file and kafka_sasl_mechanism"
-    )
+    problem = await asyncio.to_thread(unreachable, kafka_of(servers))
+    return no_broker(servers) if problem is None or NOBODY in problem else _unusable(problem)

@@ -3,15 +3,25 @@
 The clients of Kafka say of all of these that there is no broker.
 """
 
+import asyncio
 import socket
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from stack.kafka_address import Kafka, host_and_port, kafka_of
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.errors import (
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+
+from stack.kafka_address import Kafka, async_connection, host_and_port, kafka_of
 
 CONNECT_SECONDS_MAX = 5.0
 # A server that wants a certificate says so after the handshake, if at all.
-REFUSAL_SECONDS_MAX = 1.0
+REFUSAL_SECONDS_MAX = 0.5
+CLOSE_SECONDS_MAX = 1.0
 
 # What is said of a server that is not there, as one that is being started again.
 NOBODY = "nobody listens there"
@@ -76,10 +86,13 @@ def _certificate_problem(error: ssl.SSLCertVerificationError, host: str, of: str
 
 def _handshake_problem(error: ssl.SSLError, of: str) -> str:
     reason = (error.reason or str(error)).upper()
-    if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
-        return f"the server wants a certificate of ours: see {of}_cert_file and {of}_key_file"
-    if "UNKNOWN_CA" in reason or "BAD_CERTIFICATE" in reason or "CERTIFICATE_UNKNOWN" in reason:
-        return f"the server does not accept our certificate: see {of}_cert_file"
+    # Java says BAD_CERTIFICATE where there is none at all.
+    words = ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE", "BAD_CERTIFICATE")
+    if any(word in reason for word in (*words, "UNKNOWN_CA", "CERTIFICATE_UNKNOWN")):
+        return (
+            "the server wants a certificate of ours, of a CA that it knows: "
+            f"see {of}_cert_file and {of}_key_file"
+        )
     if "CERTIFICATE_EXPIRED" in reason:
         return f"our certificate has expired: see {of}_cert_file"
     if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER" in reason or "EOF" in reason:
@@ -88,7 +101,7 @@ def _handshake_problem(error: ssl.SSLError, of: str) -> str:
 
 
 def unreachable(servers: str) -> str | None:
-    """Say why no server of a Kafka can be reached; `None` where one can."""
+    """Say why no server of a Kafka takes us; `None` where one does."""
     kafka = kafka_of(servers)
     problems = [_reach(kafka, *host_and_port(server)) for server in servers.split(",")]
     return "; ".join(filter(None, problems)) if all(problems) else None
@@ -96,9 +109,48 @@ def unreachable(servers: str) -> str | None:
 
 def _reach(kafka: Kafka, host: str, port: int) -> str | None:
     if kafka.security.has_tls:
-        return tls_problem(host, port, kafka.security.context(), "kafka")
+        problem = tls_problem(host, port, kafka.security.context(), "kafka")
+        if problem is not None:
+            return problem
     try:
+        if kafka.security.has_sasl:
+            return _sasl_problem(kafka, host, port)
         socket.create_connection((host, port), CONNECT_SECONDS_MAX).close()
     except OSError as error:
         return f"{host}:{port}: {socket_problem(error)}"
+    return None
+
+
+def _sasl_problem(kafka: Kafka, host: str, port: int) -> str | None:
+    """Say who we are, and what a broker answers; kafka-python often loses that answer."""
+
+    async def attempt() -> None:
+        given = async_connection(kafka)
+        del given["bootstrap_servers"]
+        connection = AIOKafkaConnection(
+            host, port, request_timeout_ms=int(CONNECT_SECONDS_MAX * 1000), **given
+        )
+        try:
+            await connection.connect()
+        finally:
+            await asyncio.wait([connection.close()], timeout=CLOSE_SECONDS_MAX)
+
+    security = kafka.security
+    # The caller may have a loop of its own in this thread.
+    with ThreadPoolExecutor(1) as other:
+        try:
+            other.submit(asyncio.run, attempt()).result()
+        except UnsupportedSaslMechanismError:
+            return f"{host}:{port} does not take kafka_sasl_mechanism {security.sasl_mechanism}"
+        except SaslAuthenticationFailed:
+            secret = f"the password of {security.username}" if security.username else "the token"
+            return (
+                f"{host}:{port} refuses {secret} ({security.sasl_mechanism}): "
+                "see kafka_username, kafka_password_file and kafka_sasl_mechanism"
+            )
+        except KafkaError as error:
+            return (
+                f"{host}:{port} does not answer as kafka_security says ({security.security}): "
+                f"{type(error).__name__}"
+            )
     return None
