@@ -29,8 +29,10 @@ from pipeline.records import DecisionRecord
 from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
 from pipeline.signing import LabelSigner
+from stack.check_kafka import demand_permissions
 from stack.connections import current_settings, endpoints_of
 from stack.redis_clients import redis_client
+from stack.roles import ROLES
 from stack.servers import Endpoints
 
 
@@ -64,6 +66,7 @@ def worker() -> None:
     safe to kill: what it had not committed is done by another.
     """
     settings, schema, endpoints = _parts()
+    demand_permissions(endpoints.kafka_servers, settings, ROLES["worker"])
     servers = {"kafka_servers": endpoints.kafka_servers, "redis_url": endpoints.redis_url}
     process = Worker(settings, schema, **servers)
     health = Health(live=process.stalls, ready=process.problems)
@@ -81,6 +84,7 @@ def trainer() -> None:
     if not settings.kafka_servers and (made := init_keys(settings.keys_path)):
         # Servers that were started by a version without keys.
         click.echo(f"keys made in {settings.keys_path}: {', '.join(made)}", err=True)
+    demand_permissions(endpoints.kafka_servers, settings, ROLES["trainer"])
     servers = {"kafka_servers": endpoints.kafka_servers, "redis_url": endpoints.redis_url}
     process = Trainer(settings, schema, **servers)
     health = Health(ready=process.problems)
@@ -112,6 +116,7 @@ def monitor(from_end: bool) -> None:
     drift are pinned anew: that of the scores at once, that of the features after a month.
     """
     settings, _, endpoints = _parts()
+    demand_permissions(endpoints.kafka_servers, settings, ROLES["monitor"])
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

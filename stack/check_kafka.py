@@ -14,13 +14,13 @@ from kafka.errors import (
     for_code,
 )
 
-from pipeline.errors import FraudstreamError
+from pipeline.errors import FraudstreamError, SettingError
 from pipeline.settings import Settings
 from pipeline.topics import DECISIONS, MODELS, TOPICS, Topic
 from stack import kafka_clients
 from stack.check_certificates import check_files, check_reach
 from stack.findings import Finding, ok, problem, warning
-from stack.kafka_address import Kafka, host_and_port
+from stack.kafka_address import Kafka, KafkaSecurity, host_and_port, kafka_of
 from stack.plain_errors import said
 from stack.roles import DESCRIBE, Role
 
@@ -66,6 +66,37 @@ def check_kafka(kafka: Kafka, settings: Settings, role: Role) -> Iterator[Findin
         admin.close()
 
 
+def demand_permissions(servers: str, settings: Settings, role: Role) -> None:
+    """Refuse to start where a permission is missing: the clients would wait for it, silently."""
+    kafka = kafka_of(servers)
+    if kafka.security == KafkaSecurity():
+        return
+    admin = kafka_clients.admin(kafka, bootstrap_timeout_ms=CONNECT_MS_MAX)
+    try:
+        names = [kafka.topic(name) for name in role.topics]
+        for item in admin.describe_topics(names):
+            finding = _allowed(kafka, item, role)
+            if finding is not None and finding.status == "problem":
+                raise SettingError(f"{finding.about}: {finding.text}")
+        if role.group:
+            finding = _group(admin, kafka, settings.consumer_group)
+            if finding.status == "problem":
+                raise SettingError(f"{finding.about}: {finding.text}")
+    finally:
+        admin.close()
+
+
+def _allowed(kafka: Kafka, item: dict[str, Any], role: Role) -> Finding | None:
+    """Say whether a role may do what it needs with a topic; `None` where there is no such topic."""
+    wanted = role.topics[kafka.names.logical(item["name"])]
+    error = for_code(item["error_code"]).__name__
+    if error == MISSING:
+        return None
+    if error == NOT_ALLOWED:
+        return _not_allowed(kafka, f"topic {item['name']}", [DESCRIBE, *wanted])
+    return _permissions(kafka, item["name"], item, wanted)
+
+
 def _check_all(
     admin: KafkaAdminClient, kafka: Kafka, settings: Settings, role: Role
 ) -> Iterator[Finding]:
@@ -73,14 +104,13 @@ def _check_all(
     found: dict[str, Any] = {item["name"]: item for item in admin.describe_topics(list(named))}
     there = {}
     for name, topic in named.items():
-        error = for_code(found[name]["error_code"]).__name__
-        if error == MISSING:
+        finding = _allowed(kafka, found[name], role)
+        if finding is None:
             yield problem(f"topic {name}", "it does not exist: make it with `fraudstream topics`")
-        elif error == NOT_ALLOWED:
-            yield _not_allowed(kafka, f"topic {name}", [DESCRIBE, *role.topics[topic.name]])
-        else:
+            continue
+        yield finding
+        if found[name]["partitions"]:
             there[name] = topic
-            yield _permissions(kafka, name, found[name], role.topics[topic.name])
             yield _partitions(name, topic, len(found[name]["partitions"]), settings)
     yield from _check_configs(admin, there)
     if role.group:
