@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -10,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
@@ -55,6 +57,7 @@ def send_transactions(secured: Secured, *values: tuple[str, bytes]) -> None:
 @dataclass(frozen=True, slots=True)
 class Done:
     code: object
+    out: str
     err: str
 
     @property
@@ -77,8 +80,8 @@ def command(
         try:
             main()
         except SystemExit as ended:
-            return Done(ended.code, capsys.readouterr().err)
-        return Done(0, capsys.readouterr().err)
+            return Done(ended.code, *capsys.readouterr())
+        return Done(0, *capsys.readouterr())
 
     return run
 
@@ -104,48 +107,6 @@ def test_every_role_finds_all_it_needs_and_no_problem(
         assert Finding("ok", "kafka", f"it takes us for User:{role}") in found
         if ROLES[role].commands:
             assert Finding("ok", "redis", f"user {role} may do what it needs") in found
-
-
-def test_one_transaction_and_its_label_go_all_the_way_under_least_privileges(
-    secured: Secured, state: dict[str, object], command: Callable[..., Done]
-) -> None:
-    settings = secured.settings("worker", **state)
-    with Processes(settings) as processes:
-        trainer = {"kafka_username": "trainer", "redis_username": "trainer"}
-        secret = str(secured.secret("trainer"))
-        trainer |= {"kafka_password_file": secret, "redis_password_file": secret}
-        started = [processes.start("worker"), processes.start("trainer", **trainer)]
-        send_transactions(
-            secured,
-            ("c7", event_bytes(transaction_id="whole-way", card_id="c7")),
-            ("c7", b"{no json"),
-        )
-        for process in started:
-            process.wait_until_ready()
-        wait_until(lambda: "whole-way" in decided(secured), "the transaction is decided")
-
-        said = command(secured.settings("console", **state), "label", "whole-way", "fraud")
-
-        assert (said.code, said.err) == (0, "")
-        wait_until(lambda: bool(records(secured, TRAINING)), "the label is joined")
-        wait_until(lambda: bool(records(secured, MODELS, "admin")), "a version is published")
-        [letter] = records(secured, DEAD_LETTERS)
-        outputs = [process.output for process in started]
-
-    headers = dict(letter.headers)
-    # Kafka's name is for the clients: whatever is kept says ours.
-    assert headers["fraud.errors.topic"] == b"transactions"
-    assert {record.topic for record in records(secured, DECISIONS)} == {"fraud.decisions"}
-    with secured.administration() as admin:
-        assert admin.describe_groups([GROUP])[GROUP]["error"] is None
-    for output in outputs:
-        assert "s3cret" not in output
-        assert "Traceback" not in output
-
-
-def decided(secured: Secured) -> dict[str, Any]:
-    values = [record.value for record in records(secured, DECISIONS)]
-    return {item.transaction_id: item for item in decode_decisions(values) if item is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,3 +315,71 @@ def unsigned_token(subject: str) -> str:
     parts = ({"alg": "none"}, claims)
     texts = (base64.urlsafe_b64encode(json.dumps(part).encode()).decode() for part in parts)
     return ".".join(text.rstrip("=") for text in texts) + "."
+
+
+def test_one_transaction_and_its_label_go_all_the_way_under_least_privileges(
+    secured: Secured, state: dict[str, object], command: Callable[..., Done]
+) -> None:
+    settings = secured.settings("worker", **state)
+    with Processes(settings) as processes:
+        trainer = {"kafka_username": "trainer", "redis_username": "trainer"}
+        secret = str(secured.secret("trainer"))
+        trainer |= {"kafka_password_file": secret, "redis_password_file": secret}
+        started = [processes.start("worker"), processes.start("trainer", **trainer)]
+        send_transactions(
+            secured,
+            ("c7", event_bytes(transaction_id="whole-way", card_id="c7")),
+            ("c7", b"{no json"),
+        )
+        for process in started:
+            process.wait_until_ready()
+        wait_until(lambda: "whole-way" in decided(secured), "the transaction is decided")
+
+        said = command(secured.settings("console", **state), "label", "whole-way", "fraud")
+
+        assert (said.code, said.err) == (0, "")
+        wait_until(lambda: bool(records(secured, TRAINING)), "the label is joined")
+        wait_until(lambda: bool(records(secured, MODELS, "admin")), "a version is published")
+        [letter] = records(secured, DEAD_LETTERS)
+        outputs = [process.output for process in started]
+
+    headers = dict(letter.headers)
+    # Kafka's name is for the clients: whatever is kept says ours.
+    assert headers["fraud.errors.topic"] == b"transactions"
+    assert {record.topic for record in records(secured, DECISIONS)} == {"fraud.decisions"}
+    with secured.administration() as admin:
+        assert admin.describe_groups([GROUP])[GROUP]["error"] is None
+    for output in outputs:
+        assert "s3cret" not in output
+        assert "Traceback" not in output
+
+
+def decided(secured: Secured) -> dict[str, Any]:
+    values = [record.value for record in records(secured, DECISIONS)]
+    return {item.transaction_id: item for item in decode_decisions(values) if item is not None}
+
+
+# The last, since it finds what the test before it has sent.
+def test_what_does_not_fit_the_schema_is_named_by_field_and_place_and_ends_with_one(
+    secured: Secured, state: dict[str, object], command: Callable[..., Done]
+) -> None:
+    secret_value = "4111111111111111"
+    send_transactions(secured, ("c1", event_bytes(transaction_id=secret_value, card_id="c1")))
+    send_transactions(secured, ("c2", event_bytes(transaction_id="t9", card_id="c1")))
+
+    done = command(secured.settings("worker", **state), "check", "--json")
+
+    found = [msgspec.json.decode(line) for line in done.out.splitlines()]
+    said = [item["text"] for item in found if item["about"] == "records of payments.auth"]
+    assert done.code == 1
+    assert {item["status"] for item in found} >= {"ok", "problem"}
+    assert re.match(r"\d of the last \d+ do not fit schema card", said[0])
+    assert any(
+        re.match(
+            r"1: card_number at \$\.transaction_id: expected a token, got a card number "
+            r"\(as at payments\.auth\[\d\] offset \d+\)",
+            text,
+        )
+        for text in said
+    )
+    assert secret_value not in done.out
