@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
-from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from pipeline.errors import DataError
@@ -11,6 +10,8 @@ from pipeline.events import Label, encode_label
 from pipeline.schema import Schema
 from pipeline.signing import LabelSigner
 from pipeline.topics import FEEDBACK
+from stack import kafka_clients
+from stack.kafka_address import kafka_of
 
 ANSWER_SECONDS_MAX = 60.0
 # So many are sent before their answers are waited for.
@@ -26,14 +27,13 @@ def publish_labels(
 ) -> None:
     """Publish labels in their order, and wait until all are acknowledged."""
     done = 0
-    producer = KafkaProducer(
-        bootstrap_servers=servers.split(","), acks="all", enable_idempotence=True, linger_ms=5
-    )
+    producer = kafka_clients.producer(servers, acks="all", enable_idempotence=True, linger_ms=5)
+    topic = kafka_of(servers).topic(FEEDBACK)
     with closing(producer):
         try:
             for start in range(0, len(labels), LABELS_AT_ONCE):
                 part = labels[start : start + LABELS_AT_ONCE]
-                sent = [producer.send(FEEDBACK, **_record(label, schema, signer)) for label in part]
+                sent = [producer.send(topic, **_record(label, schema, signer)) for label in part]
                 for future in sent:
                     future.get(timeout=ANSWER_SECONDS_MAX)
                     done += 1

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,6 +62,10 @@ class Owner(Protocol):
     def positions(self) -> Mapping[TP, int]:
         """Give the committed position of each partition owned."""
 
+    @property
+    def inputs(self) -> Collection[str]:
+        """What Kafka calls the topics that others write."""
+
     def end_process(self, error: BaseException) -> None:
         """End the process: it cannot go on."""
 
@@ -80,7 +84,7 @@ class ChunkConsumer(driver.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        guard_clients()
+        guard_clients(self.owner.inputs)
         self._read_offset = _NothingRead()
         self._in_work: Counter[TP] = Counter()
         self._asked: dict[TP, int] = {}

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 import click
 import msgspec
 from prometheus_client import CollectorRegistry
-from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from rich.console import Console
@@ -31,7 +30,10 @@ from pipeline.records import DecisionRecord
 from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
 from pipeline.signing import LabelSigner
+from stack.check_kafka import demand_permissions
 from stack.connections import current_settings, endpoints_of
+from stack.redis_clients import redis_client
+from stack.roles import ROLES
 from stack.servers import Endpoints
 
 
@@ -65,6 +67,7 @@ def worker() -> None:
     safe to kill: what it had not committed is done by another.
     """
     settings, schema, endpoints = _parts()
+    demand_permissions(endpoints.kafka_servers, settings, ROLES["worker"])
     servers = {"kafka_servers": endpoints.kafka_servers, "redis_url": endpoints.redis_url}
     process = Worker(settings, schema, **servers)
     health = Health(live=process.stalls, ready=process.problems)
@@ -82,6 +85,7 @@ def trainer() -> None:
     if not settings.kafka_servers and (made := init_keys(settings.keys_path)):
         # Servers that were started by a version without keys.
         click.echo(f"keys made in {settings.keys_path}: {', '.join(made)}", err=True)
+    demand_permissions(endpoints.kafka_servers, settings, ROLES["trainer"])
     servers = {"kafka_servers": endpoints.kafka_servers, "redis_url": endpoints.redis_url}
     process = Trainer(settings, schema, **servers)
     health = Health(ready=process.problems)
@@ -113,6 +117,7 @@ def monitor(from_end: bool) -> None:
     drift are pinned anew: that of the scores at once, that of the features after a month.
     """
     settings, _, endpoints = _parts()
+    demand_permissions(endpoints.kafka_servers, settings, ROLES["monitor"])
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -166,7 +171,7 @@ def label(transaction_id: str, verdict: str, by: str, as_json: bool) -> None:
 
 def _queue() -> ReviewQueue:
     settings, schema, endpoints = _parts()
-    redis = Redis.from_url(endpoints.redis_url)
+    redis = redis_client(endpoints.redis_url)
     return ReviewQueue(redis, endpoints.kafka_servers, schema, settings.partitions)
 
 

@@ -16,6 +16,8 @@ from pipeline.schema import Schema
 from pipeline.settings import Settings
 from pipeline.signing import ControlVerifier
 from pipeline.topics import CONTROLS
+from stack import kafka_clients
+from stack.kafka_address import kafka_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,20 +58,21 @@ class ControlFeed:
 
     async def start(self) -> None:
         """Connect, and read the log to its end."""
-        place = TopicPartition(CONTROLS, 0)
-        self._consumer = consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._servers,
+        topic = kafka_of(self._servers).topic(CONTROLS)
+        place = TopicPartition(topic, 0)
+        self._consumer = consumer = kafka_clients.async_consumer(
+            self._servers,
             enable_auto_commit=False,
             auto_offset_reset="none",
             fetch_max_wait_ms=POLL_MS,
         )
         await consumer.start()
-        if CONTROLS not in await consumer.topics():
-            raise SettingError(f"there is no topic {CONTROLS}: make it (fraudstream topics)")
+        if topic not in await consumer.topics():
+            raise SettingError(f"there is no topic {topic}: make it (fraudstream topics)")
         consumer.assign([place])
         if (first := (await consumer.beginning_offsets([place]))[place]) > 0:
             raise CommitError(
-                f"the {CONTROLS} log begins at {first}: what was said before was deleted, so "
+                f"the {topic} log begins at {first}: what was said before was deleted, so "
                 "nobody knows what is in force (docs/controls.md)"
             )
         end = (await consumer.end_offsets([place]))[place]

@@ -7,9 +7,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from kafka import KafkaProducer
-
-from consumers.envelope import guard_clients
 from consumers.log_reader import read_topic
 from pipeline.controls import Control, ControlLog, encode_control, mode_of
 from pipeline.errors import ControlFault
@@ -17,6 +14,8 @@ from pipeline.schema import Schema
 from pipeline.settings import Settings
 from pipeline.signing import ControlSigner, ControlVerifier
 from pipeline.topics import CONTROLS
+from stack import kafka_clients
+from stack.kafka_address import kafka_of
 
 SEND_SECONDS_MAX = 30.0
 
@@ -43,12 +42,10 @@ def read_controls(servers: str, schema: Schema, settings: Settings) -> ControlHi
 
 def send_control(servers: str, control: Control, signer: ControlSigner) -> int:
     """Sign and publish a word of an operator; gives its offset."""
-    guard_clients()
     value = encode_control(control)
     # Sent twice, the second would be counted as replayed by somebody.
-    producer = KafkaProducer(
-        bootstrap_servers=servers.split(","), acks="all", enable_idempotence=True
-    )
+    producer = kafka_clients.producer(servers, acks="all", enable_idempotence=True)
+    topic = kafka_of(servers).topic(CONTROLS)
     with closing(producer):
-        sent = producer.send(CONTROLS, value=value, headers=signer.headers(None, value))
+        sent = producer.send(topic, value=value, headers=signer.headers(None, value))
         return int(sent.get(timeout=SEND_SECONDS_MAX).offset)

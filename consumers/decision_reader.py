@@ -14,6 +14,8 @@ from aiokafka.errors import OffsetOutOfRangeError
 
 from pipeline.errors import CommitError
 from pipeline.topics import DECISIONS
+from stack import kafka_clients
+from stack.kafka_address import kafka_of
 
 # Up to so many decisions are read and passed over rather than sought past.
 PASSED_OVER_MAX = 1_000
@@ -31,7 +33,7 @@ class DecisionReader:
 
     def __init__(self, servers: str, partition: int) -> None:
         self._servers = servers
-        self._place = TopicPartition(DECISIONS, partition)
+        self._place = TopicPartition(kafka_of(servers).topic(DECISIONS), partition)
         self._consumer: AIOKafkaConsumer | None = None
         # The offset that the next record read will have, once that is known.
         self._next: int | None = None
@@ -84,7 +86,7 @@ class DecisionReader:
         records: list[Any] = polled.get(self._place, [])
         if not records:
             raise CommitError(
-                f"{DECISIONS}[{self._place.partition}] gave nothing from {self._next} on "
+                f"{self._place.topic}[{self._place.partition}] gave nothing from {self._next} on "
                 f"for {ANSWER_SECONDS_MAX:.0f} s"
             )
         self._next = records[-1].offset + 1
@@ -107,8 +109,8 @@ class DecisionReader:
 
 async def connected(servers: str, place: TopicPartition) -> AIOKafkaConsumer:
     """Connect to one partition, outside of any group; the caller seeks before it reads."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=servers,
+    consumer = kafka_clients.async_consumer(
+        servers,
         enable_auto_commit=False,
         auto_offset_reset="none",
         max_partition_fetch_bytes=FETCH_BYTES_MAX,

@@ -12,7 +12,7 @@ or that the client cannot read, is read here, record by record:
 And a fetch gives so many bytes at most, the rest with the next one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from aiokafka.consumer import fetcher
@@ -25,8 +25,8 @@ from kafka.record.util import decode_varint
 
 from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
 
-# What others write.
-INPUTS = frozenset({TRANSACTIONS, FEEDBACK, OUTCOMES})
+# What others write, as the Kafka calls it that this process reads.
+_guarded = {TRANSACTIONS, FEEDBACK, OUTCOMES}
 CUT_HEADER = "fraud.errors.cut"
 # Of a record that is read here.
 KEPT_BYTES_MAX = 64 * 1024
@@ -158,7 +158,7 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
     def __init__(self, tp: Any, records: Any, *others: Any) -> None:
         super().__init__(tp, records, *others)
         # What we write ourselves, such as a snapshot of 33 MB, is never cut.
-        self._is_input = records.is_guarded = tp.topic in INPUTS
+        self._is_input = records.is_guarded = tp.topic in _guarded
 
     def __next__(self) -> Any:
         if self._is_input and self._bytes > FETCHED_BYTES_MAX:
@@ -185,7 +185,8 @@ class _LogBatch(DefaultRecordBatch):  # type: ignore[misc]
         return DefaultRecord(length, offset, moment, kind, key, value, headers)
 
 
-def guard_clients() -> None:
-    """Let both clients of this process read envelopes with care."""
+def guard_clients(inputs: Iterable[str]) -> None:
+    """Let both clients of this process read envelopes with care, and bound these topics'."""
+    _guarded.update(inputs)
     fetcher.MemoryRecords, fetcher.PartitionRecords = _Records, _PartitionRecords
     memory_records.DefaultRecordBatch = _LogBatch

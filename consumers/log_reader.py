@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 
 from consumers.envelope import guard_clients
 from pipeline.errors import DataError
+from stack import kafka_clients
+from stack.kafka_address import kafka_of
 
 POLL_MS = 500
 # Records of one poll; with decisions of a kilobyte a chunk is some megabytes.
@@ -22,9 +24,11 @@ class LogReader:
     """Some partitions of a topic, all unless they are named; each is read in order."""
 
     def __init__(self, servers: str, topic: str, partitions: Sequence[int] | None = None) -> None:
-        guard_clients()
-        self._consumer = KafkaConsumer(
-            bootstrap_servers=servers.split(","),
+        kafka = kafka_of(servers)
+        guard_clients(kafka.inputs)
+        topic = kafka.topic(topic)
+        self._consumer = kafka_clients.consumer(
+            kafka,
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="none",
@@ -67,6 +71,13 @@ class LogReader:
         """Read every partition from this offset."""
         for place in self._places:
             self._consumer.seek(place, offset)
+
+    def seek_back(self, records: int) -> None:
+        """Read every partition from so many records before its end of now."""
+        begins, ends = self.begins, self.ends
+        for place in self._places:
+            number = place.partition
+            self._consumer.seek(place, max(begins[number], ends[number] - records))
 
     def chunks(self, ends: Mapping[int, int] | None = None) -> Iterator[list[Any]]:
         """Read on to these ends, or to the end of now; a chunk is some records of one partition."""

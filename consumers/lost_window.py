@@ -19,6 +19,7 @@ from consumers.decision_reader import connected
 from pipeline.commit import Change
 from pipeline.errors import CommitError
 from pipeline.topics import TRAINING
+from stack.kafka_address import kafka_of
 
 RECORDS_MAX = 5_000
 # A broker that gives nothing of what it says it holds is away.
@@ -44,7 +45,7 @@ class TrainingReader:
 
     def __init__(self, servers: str) -> None:
         self._servers = servers
-        self._place = TopicPartition(TRAINING, 0)
+        self._place = TopicPartition(kafka_of(servers).topic(TRAINING), 0)
         self._consumer: AIOKafkaConsumer | None = None
 
     async def stop(self) -> None:
@@ -69,7 +70,9 @@ class TrainingReader:
             )
             records: list[Any] = polled.get(self._place, [])
             if not records:
-                raise CommitError(f"{TRAINING}[0] gave nothing for {ANSWER_SECONDS_MAX:.0f} s")
+                raise CommitError(
+                    f"{self._place.topic}[0] gave nothing for {ANSWER_SECONDS_MAX:.0f} s"
+                )
             for example in _decoded(record.value for record in records):
                 if example.partition == partition and example.training_seq >= seq:
                     found.setdefault(example.training_seq, example)

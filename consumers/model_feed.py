@@ -31,6 +31,8 @@ from pipeline.settings import Settings
 from pipeline.signing import Headers, ModelVerifier
 from pipeline.topics import MODELS, SNAPSHOT_BYTES_MAX
 from pipeline.version_fold import split_version
+from stack import kafka_clients
+from stack.kafka_address import kafka_of
 
 logger = logging.getLogger(__name__)
 
@@ -114,9 +116,9 @@ class ModelFeed:
 
     async def start(self) -> None:
         """Connect, read what was published until now, and take what is to be in force."""
-        place = TopicPartition(MODELS, 0)
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._servers,
+        place = TopicPartition(kafka_of(self._servers).topic(MODELS), 0)
+        self._consumer = kafka_clients.async_consumer(
+            self._servers,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             max_partition_fetch_bytes=SNAPSHOT_BYTES_MAX,

@@ -8,7 +8,6 @@ import logging
 from dataclasses import dataclass, field
 
 import msgspec
-from kafka import KafkaProducer
 
 from consumers.log_reader import LogReader, read_topic
 from consumers.model_feed import CHAMPION_KEY, Champion, read_pointer
@@ -17,6 +16,8 @@ from pipeline.errors import DataError, SnapshotError
 from pipeline.sealing import opened
 from pipeline.signing import Headers, ModelSigner, ModelVerifier
 from pipeline.topics import MODELS, SNAPSHOT_BYTES_MAX, TRAINING
+from stack import kafka_clients
+from stack.kafka_address import kafka_of
 
 logger = logging.getLogger(__name__)
 
@@ -111,9 +112,8 @@ def publish_model(
             "for what was learned from them"
         )
     pointer = Champion(snapshot.version, [], snapshot.training_offset, {})
-    producer = KafkaProducer(
-        bootstrap_servers=servers.split(","), acks="all", max_request_size=SNAPSHOT_BYTES_MAX
-    )
+    producer = kafka_clients.producer(servers, acks="all", max_request_size=SNAPSHOT_BYTES_MAX)
+    topic = kafka_of(servers).topic(MODELS)
     try:
         value = msgspec.json.encode(pointer)
         headers = signer.headers(CHAMPION_KEY, value)
@@ -121,7 +121,7 @@ def publish_model(
             (snapshot.version.encode(), data, []),
             (CHAMPION_KEY, value, headers),
         ):
-            future = producer.send(MODELS, key=key, value=sent, headers=own)
+            future = producer.send(topic, key=key, value=sent, headers=own)
             future.get(timeout=SEND_SECONDS_MAX)
     finally:
         producer.close()

@@ -27,6 +27,8 @@ from pipeline.rules import load_rules
 from pipeline.schema import load_schema
 from pipeline.settings import Settings
 from pipeline.topics import DECISIONS, TRAINING
+from stack import kafka_clients
+from stack.kafka_address import Kafka, kafka_of
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ class MonitorProcess:
     ) -> None:
         self.monitor = monitor
         self._settings = settings
-        self._servers = kafka_servers.split(",")
+        self._kafka = kafka_of(kafka_servers)
         self._from_start = from_start
         self._lock = threading.Lock()
 
@@ -75,11 +77,11 @@ class MonitorProcess:
             host=self._settings.metrics_host,
             port=self._settings.metrics_port,
         ) as port:
-            consumer = _connected(self._servers, stop)
+            consumer = _connected(self._kafka, stop)
             if consumer is None:
                 return
             try:
-                if _place(consumer, stop, from_start=self._from_start):
+                if _place(consumer, self._kafka, stop, from_start=self._from_start):
                     logger.info("monitor reads: partitions=%d", len(consumer.assignment()))
                     if on_ready is not None:
                         on_ready(port)
@@ -101,7 +103,7 @@ class MonitorProcess:
             is_away = False
             with self._lock:
                 for place, records in polled.items():
-                    observe(self.monitor, place.topic, records)
+                    observe(self.monitor, self._kafka.names.logical(place.topic), records)
                 self._note_behind(consumer)
 
     def _note_behind(self, consumer: KafkaConsumer) -> None:
@@ -110,7 +112,9 @@ class MonitorProcess:
         for place in consumer.assignment():
             end = consumer.highwater(place)
             if end is not None:
-                behind[place.topic] += max(0, end - consumer.position(place))
+                behind[self._kafka.names.logical(place.topic)] += max(
+                    0, end - consumer.position(place)
+                )
         self.monitor.behind = behind
 
 
@@ -168,19 +172,19 @@ def run_monitor(
     build_monitor(settings, kafka_servers=kafka_servers, from_start=from_start).run(stop, on_ready)
 
 
-def _connected(servers: list[str], stop: threading.Event) -> KafkaConsumer | None:
+def _connected(kafka: Kafka, stop: threading.Event) -> KafkaConsumer | None:
     """Connect, however long the broker takes; `None` if stopped before."""
     is_away = False
     while not stop.is_set():
         # The client leaves a socket behind for each refused connection: so one is tried before.
-        if any(map(_listens, servers)):
+        if any(map(_listens, kafka.split(","))):
             try:
-                return _consumer(servers)
+                return _consumer(kafka)
             except KafkaError as error:
                 logger.warning("monitor waits for kafka: %r", error)
         elif not is_away:
             is_away = True
-            logger.warning("monitor waits for kafka: nobody listens on %s", ",".join(servers))
+            logger.warning("monitor waits for kafka: nobody listens on %s", kafka)
         stop.wait(RETRY_SECONDS)
     return None
 
@@ -195,9 +199,9 @@ def _listens(server: str) -> bool:
     return True
 
 
-def _consumer(servers: list[str]) -> KafkaConsumer:
-    return KafkaConsumer(
-        bootstrap_servers=servers,
+def _consumer(kafka: Kafka) -> KafkaConsumer:
+    return kafka_clients.consumer(
+        kafka,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         allow_auto_create_topics=False,
@@ -209,13 +213,15 @@ def _consumer(servers: list[str]) -> KafkaConsumer:
     )
 
 
-def _place(consumer: KafkaConsumer, stop: threading.Event, *, from_start: bool) -> bool:
+def _place(
+    consumer: KafkaConsumer, kafka: Kafka, stop: threading.Event, *, from_start: bool
+) -> bool:
     """Stand at the beginning or the end of all partitions; `False` if stopped before."""
-    places = _places(consumer)
+    places = _places(consumer, kafka)
     while not places:
         if stop.wait(RETRY_SECONDS):
             return False
-        places = _places(consumer)
+        places = _places(consumer, kafka)
     consumer.assign(places)
     if not from_start:
         # Known from now on: what is published after `on_ready` is read.
@@ -224,9 +230,10 @@ def _place(consumer: KafkaConsumer, stop: threading.Event, *, from_start: bool) 
     return True
 
 
-def _places(consumer: KafkaConsumer) -> list[TopicPartition]:
+def _places(consumer: KafkaConsumer, kafka: Kafka) -> list[TopicPartition]:
     """Give all partitions, or none while a topic is missing."""
-    found = {topic: consumer.partitions_for_topic(topic) for topic in READ_TOPICS}
+    topics = [kafka.topic(name) for name in READ_TOPICS]
+    found = {topic: consumer.partitions_for_topic(topic) for topic in topics}
     if not all(found.values()):
         return []
-    return [TopicPartition(topic, part) for topic in READ_TOPICS for part in sorted(found[topic])]
+    return [TopicPartition(topic, part) for topic in topics for part in sorted(found[topic])]

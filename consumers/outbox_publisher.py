@@ -11,6 +11,8 @@ from aiokafka.structs import RecordMetadata
 
 from pipeline.commit import OutboxRecord
 from pipeline.errors import CommitError, SettingError
+from stack import kafka_clients
+from stack.kafka_address import kafka_of
 
 BATCH_BYTES_MAX = 900_000
 REQUEST_BYTES_MAX = 34 * 1024 * 1024
@@ -26,12 +28,13 @@ class OutboxPublisher:
 
     def __init__(self, servers: str) -> None:
         self._servers = servers
+        self._topic = kafka_of(servers).topic
         self._producer: AIOKafkaProducer | None = None
 
     async def start(self) -> None:
         """Connect."""
-        self._producer = AIOKafkaProducer(
-            bootstrap_servers=self._servers,
+        self._producer = kafka_clients.async_producer(
+            self._servers,
             enable_idempotence=True,
             acks="all",
             compression_type="lz4",
@@ -43,15 +46,12 @@ class OutboxPublisher:
             await self._producer.start()
         except KafkaConnectionError as error:
             await self._producer.stop()
-            raise SettingError(
-                f"no Kafka broker answers at {self._servers}: "
-                "start it (fraudstream up), or set kafka_servers"
-            ) from error
+            raise await kafka_clients.kafka_problem(self._servers) from error
 
     async def check_partitions(self, topics: Sequence[str], partitions: int) -> None:
         """Refuse a setting that is not so: every record would be in the wrong partition."""
         assert self._producer is not None, "the publisher was not started"
-        for topic in topics:
+        for topic in map(self._topic, topics):
             found = len(await self._producer.partitions_for(topic))
             if found != partitions:
                 raise SettingError(
@@ -90,7 +90,7 @@ class OutboxPublisher:
     ) -> list[_Sent]:
         """Send the records of one partition in batches; gives the rows of each batch."""
         assert self._producer is not None, "the publisher was not started"
-        producer = self._producer
+        producer, topic = self._producer, self._topic(topic)
         sent: list[_Sent] = []
         batch, held = producer.create_batch(), list[int]()
         for row in rows:

@@ -25,11 +25,11 @@ outbox's is of its position as well (`pipeline/stored_rows.py`).
 All keys are of one primary: a commit may touch any of them.
 """
 
+import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -43,6 +43,7 @@ from pipeline.commit import Change, Stored, UnknownResultError
 from pipeline.errors import CommitError, SettingError
 from pipeline.stored_rows import damaged, sealed, unsealed
 from pipeline.version_fold import split_version
+from stack.redis_clients import redis_connection, redis_problem
 
 T = TypeVar("T")
 
@@ -311,7 +312,7 @@ class _RetryFor(Retry):
 def connect(url: str, *, retry_seconds: float) -> Redis:
     """Open a connection pool; a command whose connection fails is sent again for so long."""
     return NamingRedis.from_url(
-        url,
+        **redis_connection(url),
         socket_timeout=COMMAND_SECONDS_MAX,
         socket_connect_timeout=COMMAND_SECONDS_MAX,
         retry=_RetryFor(retry_seconds),
@@ -345,16 +346,11 @@ def _outbox_key(name: str, position: str | None) -> str:
     return f"out:{name} of {position}"
 
 
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return url.replace(f":{parts.password}@", ":***@") if parts.password else url
-
-
 class RedisStore:
     """Positions and outboxes in Redis, and the one script that moves them."""
 
     def __init__(self, url: str, *, retry_seconds_max: float) -> None:
-        self._url = _without_password(url)
+        self._url = url
         self.redis = connect(url, retry_seconds=retry_seconds_max)
         # A commit that is sent again after a time-out would be refused by its own first success.
         self._once = connect(url, retry_seconds=0.0)
@@ -366,10 +362,8 @@ class RedisStore:
         """Refuse a Redis that does not answer, in words that say which."""
         try:
             await self.redis.ping()
-        except RedisError as error:
-            raise SettingError(
-                f"no Redis answers at {self._url}: start it (fraudstream up), or set redis_url"
-            ) from error
+        except (RedisError, OSError) as error:
+            raise SettingError(await asyncio.to_thread(redis_problem, self._url, error)) from error
 
     async def close(self) -> None:
         """Close the connections."""

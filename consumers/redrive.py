@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import msgspec
-from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 from redis import Redis
 
@@ -29,6 +28,8 @@ from pipeline.durations import DAY_MS
 from pipeline.errors import REASON_HELP, DataError
 from pipeline.partitioner import partition_of
 from pipeline.topics import DEAD_LETTERS, FEEDBACK, OUTCOMES, TRANSACTIONS
+from stack import kafka_clients
+from stack.kafka_address import kafka_of
 
 REDRIVE_BY = REDRIVE_HEADER + "by"
 MARKS, LEDGER = "redrive:marks", "redrive:ledger"
@@ -304,8 +305,9 @@ class Redrive:
         now_ms: Callable[[], int],
     ) -> None:
         self._marks, self._by, self._force, self._now_ms = marks, by, force, now_ms
-        self._producer = KafkaProducer(
-            bootstrap_servers=servers.split(","), acks="all", enable_idempotence=True, linger_ms=5
+        self._topic = kafka_of(servers).topic
+        self._producer = kafka_clients.producer(
+            servers, acks="all", enable_idempotence=True, linger_ms=5
         )
         self._partitions: dict[str, int] = {}
 
@@ -356,7 +358,7 @@ class Redrive:
         sent = Sent(letter, "unconfirmed", "Kafka did not acknowledge it")
         try:
             future = self._producer.send(
-                topic,
+                self._topic(topic),
                 letter.value,
                 letter.key,
                 headers=list(headers_of(letter, self._by)),
@@ -380,7 +382,7 @@ class Redrive:
                 sent.why = f"{type(error).__name__}: {error}"
                 continue
             sent.outcome, sent.why = "sent", ""
-            sent.landed = f"{found.topic}:{found.partition}:{found.offset}"
+            sent.landed = f"{sent.letter.said['topic']}:{found.partition}:{found.offset}"
             letter = sent.letter
             mark = Mark(letter.place, self._now_ms(), self._by, sent.landed)
             confirmed[letter.source] = mark
@@ -389,7 +391,7 @@ class Redrive:
     def _refusal(self, letter: DeadLetter) -> str | None:
         topic = letter.said["topic"]
         if topic in INPUTS and topic not in self._partitions:
-            self._partitions[topic] = len(self._producer.partitions_for(topic))
+            self._partitions[topic] = len(self._producer.partitions_for(self._topic(topic)))
         return refusal(letter, force=self._force, partitions=self._partitions.get(topic, 1))
 
     def _marked(self, letter: DeadLetter) -> Sent | None:

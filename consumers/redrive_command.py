@@ -11,7 +11,6 @@ from typing import Any, TypeVar, get_args
 
 import click
 import msgspec
-from redis import Redis
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -34,6 +33,7 @@ from consumers.redrive import (
 from pipeline.durations import parse_duration
 from pipeline.errors import REASON_HELP, REASONS, DataError, SettingError
 from stack.connections import current_settings, endpoints_of, kafka_servers_of
+from stack.redis_clients import redis_client
 
 # What a table shows of a message; `show` has all of it.
 MESSAGE_WIDTH = 76
@@ -113,7 +113,7 @@ def _now_ms() -> int:
 
 
 def _marks() -> Marks:
-    return Marks(Redis.from_url(endpoints_of(current_settings()).redis_url))
+    return Marks(redis_client(endpoints_of(current_settings()).redis_url))
 
 
 def _servers() -> str:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from kafka import KafkaProducer
 from redis import Redis
 
 from consumers.log_reader import LogReader
@@ -18,6 +17,8 @@ from pipeline.schema import Schema
 from pipeline.signing import LabelSigner
 from pipeline.topics import DECISIONS, FEEDBACK
 from pipeline.waiting_index import IndexEntry, place_of
+from stack import kafka_clients
+from stack.kafka_address import kafka_of
 
 SEND_SECONDS_MAX = 30.0
 
@@ -99,9 +100,10 @@ def send_label(label: Label, schema: Schema, kafka_servers: str, signer: LabelSi
     """Sign and publish one label, and wait until it is acknowledged."""
     key, value = label.key.encode(), encode_label(label, schema)
     headers = signer.headers(label.source, key, value)
-    producer = KafkaProducer(bootstrap_servers=kafka_servers.split(","), acks="all")
+    producer = kafka_clients.producer(kafka_servers, acks="all")
+    topic = kafka_of(kafka_servers).topic(FEEDBACK)
     try:
-        sent = producer.send(FEEDBACK, key=key, value=value, headers=headers)
+        sent = producer.send(topic, key=key, value=value, headers=headers)
         sent.get(timeout=SEND_SECONDS_MAX)
     finally:
         producer.close()

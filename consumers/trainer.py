@@ -25,7 +25,7 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from redis.exceptions import RedisError
 
 from consumers.control_feed import ControlFeed
@@ -56,6 +56,8 @@ from pipeline.stored_rows import sealed
 from pipeline.topics import MODELS, TRAINING
 from pipeline.version_fold import split_version
 from pipeline.warm_up import warm_up
+from stack import kafka_clients
+from stack.kafka_address import kafka_of
 
 logger = logging.getLogger(__name__)
 
@@ -195,13 +197,16 @@ class Trainer:
         found = await self._store.redis.mget(f"pos:{TRAINING}", PLACE_KEY)
         position, stored = as_bytes(found[0]).decode(), _place(as_bytes(found[1]))
         committed = _offset(position)
-        place = TopicPartition(TRAINING, 0)
+        place = TopicPartition(kafka_of(self._servers).topic(TRAINING), 0)
         first = (await asyncio.to_thread(consumer.beginning_offsets, [place]))[place]
         end = (await asyncio.to_thread(consumer.end_offsets, [place]))[place]
         # One that was published from elsewhere has no marks, and stands for more than this log.
         if pointer is not None and pointer.marks and pointer.training_offset <= end:
             self._take(snapshots, pointer, committed, stored)
-        name, is_new = f"{TRAINING}[{place.partition}]", not position and self._published_offset < 0
+        name, is_new = (
+            f"{place.topic}[{place.partition}]",
+            not position and self._published_offset < 0,
+        )
         resume_at(name, committed if position else None, first=first, end=end)
         reading = None if is_new else self._learner.offset
         consumer.assign([place])
@@ -453,8 +458,8 @@ def _numbers(marks: dict[str, int]) -> dict[int, int]:
 
 
 def _consumer(servers: str) -> Any:
-    return KafkaConsumer(
-        bootstrap_servers=servers.split(","),
+    return kafka_clients.consumer(
+        servers,
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="none",

@@ -22,7 +22,6 @@ from typing import Any, cast
 import faust
 from aiokafka.errors import KafkaError
 from faust.types import TP
-from redis.exceptions import RedisError
 
 from consumers.chunks import ChunkConsumer
 from consumers.control_feed import ControlFeed
@@ -43,16 +42,17 @@ from consumers.watchdog import (
 from pipeline.commit import OutboxRecord
 from pipeline.controls import Controls
 from pipeline.counts import WorkerCounts
-from pipeline.errors import CommitError, ControlFault, FraudstreamError
+from pipeline.errors import CommitError, ControlFault
 from pipeline.schema import Schema
 from pipeline.settings import ACT, Settings
 from pipeline.signing import LabelVerifier
 from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
 from pipeline.warm_up import warm_up
+from stack.kafka_address import faust_connection, kafka_of
+from stack.plain_errors import said
 
 logger = logging.getLogger(__name__)
 
-GROUP = "fraudstream-worker"
 # What works on a partition of each input.
 INPUTS: dict[str, type[Scorer] | type[Labeller] | type[OutcomeReader]] = {
     TRANSACTIONS: Scorer,
@@ -116,7 +116,8 @@ class Worker:
         self._unread: Mapping[TP, int] = {}
         self._unread_is_known, self._unread_at = True, -UNREAD_SECONDS
         self._has_begun = False
-        self._app = self._build_app(kafka_servers)
+        self._kafka = kafka_of(kafka_servers)
+        self._app = self._build_app()
 
     @property
     def partitions(self) -> list[int]:
@@ -199,11 +200,11 @@ class Worker:
         await self._controls.stop()
         await self._store.close()
 
-    def _build_app(self, kafka_servers: str) -> faust.App:
-        session = self._settings.kafka_session_seconds
+    def _build_app(self) -> faust.App:
+        session, group = self._settings.kafka_session_seconds, self._settings.consumer_group
         app = faust.App(
-            GROUP,
-            broker=[f"kafka://{server}" for server in kafka_servers.split(",")],
+            group,
+            **faust_connection(self._kafka),
             store="memory://",
             datadir=str(Path(self._settings.state_dir).absolute() / "faust"),
             web_enabled=False,
@@ -219,8 +220,8 @@ class Worker:
         consumer = type("WorkerConsumer", (ChunkConsumer,), {"owner": self})
         setattr(app.transport, "Consumer", consumer)  # noqa: B010 - declared as a class variable
         for name in INPUTS:
-            topic = app.topic(name, schema=_ChunkSchema(), acks=False)
-            app.agent(topic, name=f"{GROUP}-{name}")(self._agent())
+            topic = app.topic(self._kafka.topic(name), schema=_ChunkSchema(), acks=False)
+            app.agent(topic, name=f"{group}-{name}")(self._agent())
         return app
 
     def _agent(self) -> Any:
@@ -233,7 +234,7 @@ class Worker:
     async def _dispatch(self, stream: Any) -> None:
         """Hand each chunk to its lane; what happens there is not waited for."""
         async for event in stream.events():
-            tp = TP(*event.message.tp)
+            tp = self._ours(event.message.tp)
             lane = self._lanes.get(tp)
             if lane is None:
                 self._finished(tp, len(event.message.value.records))
@@ -245,10 +246,23 @@ class Worker:
         return cast(ChunkConsumer, self._app.consumer)
 
     def _finished(self, tp: TP, records: int) -> None:
-        self._consumer.finished(tp, records)
+        self._consumer.finished(self._theirs(tp), records)
 
     async def _read_again(self, tp: TP, offset: int) -> None:
-        await self._consumer.read_again(tp, offset)
+        await self._consumer.read_again(self._theirs(tp), offset)
+
+    @property
+    def inputs(self) -> Collection[str]:
+        """What Kafka calls the topics that others write."""
+        return self._kafka.inputs
+
+    def _ours(self, tp: Any) -> TP:
+        """Give a partition by our own name of its topic."""
+        return TP(self._kafka.names.logical(tp.topic), tp.partition)
+
+    def _theirs(self, tp: TP) -> TP:
+        """Give a partition by Kafka's name of its topic."""
+        return TP(self._kafka.topic(tp.topic), tp.partition)
 
     async def _guarded(self, work: Awaitable[None]) -> None:
         try:
@@ -259,20 +273,20 @@ class Worker:
     def end_process(self, error: BaseException) -> None:
         """End at once: what was not committed is read again, by whoever is next."""
         # What the servers do wrong is no fault of ours: a trace would tell nobody anything.
-        expected = isinstance(error, FraudstreamError | RedisError | KafkaError)
-        logger.error("worker ends: %s", error, exc_info=None if expected else error)
+        plain = said(error)
+        logger.error("worker ends: %s", plain or error, exc_info=None if plain else error)
         logging.shutdown()
         os._exit(1)
 
     async def take_over(self, partitions: Iterable[TP]) -> Mapping[TP, int | None]:
         """Recover assigned partitions; give the offset to read each from."""
-        assigned = sorted(TP(*tp) for tp in partitions if tp.topic in INPUTS)
+        assigned = sorted(tp for tp in map(self._ours, partitions) if tp.topic in INPUTS)
         async with self._handing_over:
             await self._let_go_of_all_but(assigned)
             for tp in assigned:
                 if tp not in self._lanes:
                     self._lanes[tp] = self._lane(tp)
-            offsets = {tp: await self._lanes[tp].recover() for tp in assigned}
+            offsets = {self._theirs(tp): await self._lanes[tp].recover() for tp in assigned}
         self._has_begun = True
         logger.info("assigned: partitions=%s", self.partitions)
         return offsets
@@ -287,14 +301,14 @@ class Worker:
     def begin(self, offsets: Mapping[TP, int]) -> None:
         """Take note of where reading begins: a labeller may commit before its first label."""
         for tp, offset in offsets.items():
-            lane = self._lanes.get(TP(*tp))
+            lane = self._lanes.get(self._ours(tp))
             # One that is gone by now went to another.
             if lane is not None and isinstance(lane.part, Labeller):
                 lane.part.begin(offset)
 
     def positions(self) -> Mapping[TP, int]:
         """Give the committed position of each partition owned."""
-        found = {tp: lane.part.position for tp, lane in self._lanes.items()}
+        found = {self._theirs(tp): lane.part.position for tp, lane in self._lanes.items()}
         return {tp: position for tp, position in found.items() if position is not None}
 
     def _lane(self, tp: TP) -> Lane:
@@ -344,15 +358,16 @@ class Worker:
             self._unread_is_known = False
             logger.warning("Kafka did not say what lies unread: %r", error)
             return
-        self._unread, self._unread_is_known = unread, True
-        self.counts.unread = {(tp.topic, tp.partition): count for tp, count in unread.items()}
+        self._unread = {self._ours(tp): count for tp, count in unread.items()}
+        self._unread_is_known = True
+        self.counts.unread = {(tp.topic, tp.partition): n for tp, n in self._unread.items()}
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             # Whoever is left with no partition is not told so by Faust.
             async with self._handing_over:
-                await self._let_go_of_all_but({TP(*tp) for tp in self._consumer.assignment()})
+                await self._let_go_of_all_but(set(map(self._ours, self._consumer.assignment())))
             for lane in list(self._lanes.values()):
                 await lane.tick()
             await self._watch()

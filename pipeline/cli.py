@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from pipeline.card_numbers import mask_card_numbers_in_text
+from pipeline.connection_settings import CONNECTION
 from pipeline.errors import FraudstreamError
 from pipeline.log_masking import mask_logs, mask_uncaught
 from pipeline.settings import SETTINGS, load_settings
@@ -35,9 +36,11 @@ class CommandEntry:
 
 
 KEYS = ("keys_dir", "label_signatures")
-CONNECTED = ("kafka_servers", "redis_url", "schema", "state_dir")
+TO_REDIS = tuple(name for name in CONNECTION if name.startswith("redis"))
+TO_KAFKA = tuple(name for name in CONNECTION if name not in TO_REDIS)
+CONNECTED = (*TO_KAFKA, *TO_REDIS, "schema", "state_dir")
 SIGNING = (*CONNECTED, *KEYS)
-OPERATING = ("kafka_servers", "schema", "state_dir", "keys_dir")
+OPERATING = (*TO_KAFKA, "schema", "state_dir", "keys_dir")
 CONTROLLED = (
     *("mode", "breaker_decline_share_max", "breaker_amount_minor_max"),
     *("breaker_window_minutes", "breaker_events_min"),
@@ -64,7 +67,12 @@ COMMANDS: dict[str, CommandEntry] = {
     "down": CommandEntry("stack.commands:down", "Stop what `up` started.", ("state_dir",)),
     "status": CommandEntry("stack.commands:status", "Show the embedded servers.", ("state_dir",)),
     "topics": CommandEntry(
-        "stack.commands:topics", "Create the topics on a Kafka.", ("kafka_servers", "partitions")
+        "stack.commands:topics", "Create the topics on a Kafka.", (*TO_KAFKA, "partitions")
+    ),
+    "check": CommandEntry(
+        "stack.check_command:check",
+        "Say what is wrong with the servers, and how to mend it.",
+        (*SIGNING, "consumer_group", "partitions"),
     ),
     "keys": CommandEntry(
         "stack.keys_command:keys", "Make, list, rotate and retire keys.", ("keys_dir", "state_dir")
@@ -94,7 +102,7 @@ COMMANDS: dict[str, CommandEntry] = {
         (
             *(*SIGNING, *SCORING, *SERVING),
             *CONTROLLED,
-            *("rules", "partitions", "feedback_limit", "maturity_days"),
+            *("rules", "partitions", "consumer_group", "feedback_limit", "maturity_days"),
         ),
     ),
     "trainer": CommandEntry(
@@ -122,17 +130,17 @@ COMMANDS: dict[str, CommandEntry] = {
     "redrive": CommandEntry(
         "consumers.redrive_command:redrive",
         "List dead letters, send them again after a fix.",
-        ("kafka_servers", "redis_url", "state_dir"),
+        (*TO_KAFKA, *TO_REDIS, "state_dir"),
     ),
     "models": CommandEntry(
         "consumers.models_command:models",
         "List, save, publish and hold versions of the models.",
-        ("kafka_servers", "state_dir", "keys_dir"),
+        (*TO_KAFKA, "state_dir", "keys_dir"),
     ),
     "rules": CommandEntry(
         "consumers.rules_command:rules",
         "List and check rules, and what they caught.",
-        ("kafka_servers", "schema", "state_dir", "rules"),
+        (*TO_KAFKA, "schema", "state_dir", "rules"),
     ),
     "mode": CommandEntry(
         "consumers.controls_command:mode", "Act on decisions, or only observe.", OPERATING
@@ -157,7 +165,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "verify": CommandEntry(
         "consumers.verify_command:verify",
         "Make recorded decisions again, and compare.",
-        ("kafka_servers", "schema", "state_dir", "keys_dir", "rules", *SCORING, *LEARNING),
+        (*TO_KAFKA, "schema", "state_dir", "keys_dir", "rules", *SCORING, *LEARNING),
     ),
     "replay": CommandEntry(
         "producers.replay_command:replay",
@@ -179,12 +187,15 @@ COMMANDS: dict[str, CommandEntry] = {
     "compare": CommandEntry(
         "stack.compare_command:compare_command",
         "Compare with the system that you have.",
-        ("kafka_servers", "schema", "state_dir", "decline_cost_minor", "decline_cost_share"),
+        (*TO_KAFKA, "schema", "state_dir", "decline_cost_minor", "decline_cost_share"),
     ),
     "mistakes": CommandEntry(
         "stack.mistakes_command:mistakes",
         "List the costliest mistakes and what they taught.",
-        ("kafka_servers", "schema", "state_dir", "keys_dir", *SCORING, *LEARNING, "maturity_days"),
+        (
+            *(*TO_KAFKA, "schema", "state_dir", "keys_dir", *SCORING, *LEARNING),
+            "maturity_days",
+        ),
     ),
 }
 
@@ -279,6 +290,14 @@ def main() -> None:
         sys.exit(error.exit_code)
     except FraudstreamError as error:
         click.echo(mask_card_numbers_in_text(f"fraudstream: {error}"), err=True)
+        sys.exit(1)
+    except Exception as error:
+        # What a client of Kafka or Redis raises is no fault of ours: a trace would tell nobody
+        # anything. Our own mistakes keep theirs.
+        said = importlib.import_module("stack.plain_errors").said(error)
+        if said is None:
+            raise
+        click.echo(f"fraudstream: {said}", err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("fraudstream: interrupted", err=True)

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -32,6 +32,11 @@ from pipeline.card_numbers import field_with_card_number
 from pipeline.currencies import CURRENCIES
 from pipeline.errors import Reason
 from pipeline.incumbent import Incumbent, IncumbentReader
+from pipeline.label_words import OUTCOME_KINDS as OUTCOME_KINDS  # noqa: PLC0414 - a door
+from pipeline.label_words import SOURCES as SOURCES  # noqa: PLC0414 - a door
+from pipeline.label_words import OutcomeKind as OutcomeKind  # noqa: PLC0414 - a door
+from pipeline.label_words import Source as Source  # noqa: PLC0414 - a door
+from pipeline.label_words import Verdict as Verdict  # noqa: PLC0414 - a door
 from pipeline.schema import Schema
 from pipeline.strict_json import shape_problem
 
@@ -54,12 +59,6 @@ OTHER_UNITS = (("seconds", 1_000, 1), ("microseconds", 1, 1_000), ("nanoseconds"
 NUMBER_MAX = float(np.finfo(np.float32).max)
 Number = Annotated[float, msgspec.Meta(ge=-NUMBER_MAX, le=NUMBER_MAX)] | None
 Amount = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,10}(\.[0-9]{1,8})?\Z")] | int | float
-
-Verdict = Literal["fraud", "genuine"]
-Source = Literal["analyst", "chargeback", "dispute_won", "customer", "matured", "simulated"]
-SOURCES: tuple[Source, ...] = get_args(Source)
-OutcomeKind = Literal["approved", "issuer_declined", "settled", "refunded", "overridden"]
-OUTCOME_KINDS: tuple[OutcomeKind, ...] = get_args(OutcomeKind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,20 +380,22 @@ class LabelDecoder:
     """Decodes labels of events of one schema."""
 
     def __init__(self, schema: Schema) -> None:
-        ids = ("label_id", schema.event_id, schema.partition_key)
-        self._text_fields = (*ids, "by", "supersedes")
+        fields = self._fields = schema.feedback
+        ids = (fields.label_id, schema.event_id, schema.partition_key)
+        self._text_fields = (*ids, fields.by, fields.supersedes)
         self._key, key_fields = _key_of(schema)
+        self._sources = {source: source for source in SOURCES} | fields.sources
         self._decoder = _RecordDecoder(
             "Label",
             [
-                _field("label_id", "label_id", Id),
+                _field("label_id", fields.label_id, Id),
                 _field("transaction_id", schema.event_id, Id),
                 *key_fields,
-                _field("verdict", "verdict", Verdict),
-                _field("source", "source", Source),
-                _field("time", "label_time", Moment),
-                _field("by", "by", str | None, None),
-                _field("supersedes", "supersedes", Id | None, None),
+                _field("verdict", fields.verdict, Literal[*fields.fraud, *fields.genuine]),
+                _field("source", fields.source, Literal[*self._sources]),
+                _field("time", fields.time, Moment),
+                _field("by", fields.by, str | None, None),
+                _field("supersedes", fields.supersedes, Id | None, None),
             ],
         )
 
@@ -404,7 +405,7 @@ class LabelDecoder:
         if isinstance(record, Problem):
             return record
         assert value is not None
-        time = _milliseconds(record.time, "label_time")
+        time = _milliseconds(record.time, self._fields.time)
         if isinstance(time, Problem):
             return time
         key = getattr(record, self._key)
@@ -417,8 +418,8 @@ class LabelDecoder:
             label_id=record.label_id,
             transaction_id=record.transaction_id,
             key=key,
-            is_fraud=record.verdict == "fraud",
-            source=record.source,
+            is_fraud=record.verdict in self._fields.fraud,
+            source=self._sources[record.source],
             label_time_ms=time,
             by=record.by,
             supersedes=record.supersedes,
@@ -429,15 +430,17 @@ class OutcomeDecoder:
     """Decodes outcomes of events of one schema."""
 
     def __init__(self, schema: Schema) -> None:
+        fields = self._fields = schema.outcomes
         self._id_fields = (schema.event_id, schema.partition_key)
         self._key, key_fields = _key_of(schema)
+        self._words = {kind: kind for kind in OUTCOME_KINDS} | fields.words
         self._decoder = _RecordDecoder(
             "Outcome",
             [
                 _field("transaction_id", schema.event_id, Id),
                 *key_fields,
-                _field("outcome", "outcome", OutcomeKind),
-                _field("time", "outcome_time", Moment),
+                _field("outcome", fields.outcome, Literal[*self._words]),
+                _field("time", fields.time, Moment),
             ],
         )
 
@@ -447,41 +450,48 @@ class OutcomeDecoder:
         if isinstance(record, Problem):
             return record
         assert value is not None
-        time = _milliseconds(record.time, "outcome_time")
+        time = _milliseconds(record.time, self._fields.time)
         if isinstance(time, Problem):
             return time
         key = getattr(record, self._key)
         checked = self._decoder.checked(record, value, optional=0)
         if problem := checked or _card_number(self._id_fields, (record.transaction_id, key)):
             return problem
-        return Outcome(record.transaction_id, key, record.outcome, time)
+        return Outcome(record.transaction_id, key, self._words[record.outcome], time)
 
 
 def encode_label(label: Label, schema: Schema) -> bytes:
     """Give a label's wire form, in the field names of its schema."""
+    fields = schema.feedback
     record: Mapping[str, Any] = {
-        "label_id": label.label_id,
+        fields.label_id: label.label_id,
         schema.event_id: label.transaction_id,
         schema.partition_key: label.key,
-        "verdict": "fraud" if label.is_fraud else "genuine",
-        "source": label.source,
-        "label_time": label.label_time_ms,
-        "by": label.by,
-        "supersedes": label.supersedes,
+        fields.verdict: (fields.fraud if label.is_fraud else fields.genuine)[0],
+        fields.source: _word_for(label.source, fields.sources),
+        fields.time: label.label_time_ms,
+        fields.by: label.by,
+        fields.supersedes: label.supersedes,
     }
     return msgspec.json.encode({name: value for name, value in record.items() if value is not None})
 
 
 def encode_outcome(outcome: Outcome, schema: Schema) -> bytes:
     """Give an outcome's wire form, in the field names of its schema."""
+    fields = schema.outcomes
     return msgspec.json.encode(
         {
             schema.event_id: outcome.transaction_id,
             schema.partition_key: outcome.key,
-            "outcome": outcome.outcome,
-            "outcome_time": outcome.outcome_time_ms,
+            fields.outcome: _word_for(outcome.outcome, fields.words),
+            fields.time: outcome.outcome_time_ms,
         }
     )
+
+
+def _word_for(ours: str, words: Mapping[str, str]) -> str:
+    """Give the first word of a schema that stands for one of ours."""
+    return next((word for word, meant in words.items() if meant == ours), ours)
 
 
 def _milliseconds(time: datetime | int, field: str) -> int | Problem:

@@ -23,6 +23,7 @@ import msgspec
 from pipeline.currencies import CURRENCIES
 from pipeline.errors import SchemaError
 from pipeline.incumbent import IncumbentFields
+from pipeline.label_words import OutcomeKind, Source
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 AMOUNT = re.compile(r"[0-9]{1,10}(\.[0-9]{1,8})?")
@@ -71,6 +72,41 @@ class _CardTesting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     small_amount: str
 
 
+class Feedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The fields of labels, and the words in them; the ids are those of the events.
+
+    `sources` gives what a word of theirs is among ours, beside which ours stay.
+    """
+
+    label_id: str = "label_id"
+    verdict: str = "verdict"
+    source: str = "source"
+    time: str = "label_time"
+    by: str = "by"
+    supersedes: str = "supersedes"
+    fraud: tuple[str, ...] = ("fraud",)
+    genuine: tuple[str, ...] = ("genuine",)
+    sources: dict[str, Source] = {}
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the fields."""
+        return (self.label_id, self.verdict, self.source, self.time, self.by, self.supersedes)
+
+
+class Outcomes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The fields of outcomes; `words` gives what a word of theirs is among ours, which stay."""
+
+    outcome: str = "outcome"
+    time: str = "outcome_time"
+    words: dict[str, OutcomeKind] = {}
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the fields."""
+        return (self.outcome, self.time)
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     version: int
@@ -81,6 +117,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label: _Label | None = None
     incumbent: IncumbentFields | None = None
     card_testing: _CardTesting | None = None
+    feedback: Feedback = Feedback()
+    outcomes: Outcomes = Outcomes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +144,8 @@ class Schema:
     label: str | None
     incumbent: IncumbentFields | None = None
     small_amount_minor: int | None = None
+    feedback: Feedback = Feedback()
+    outcomes: Outcomes = Outcomes()
 
     @property
     def partition_key(self) -> str:
@@ -196,6 +236,8 @@ def _from_file(file: _File, place: str) -> Schema:
         label=file.label.field if file.label else None,
         incumbent=file.incumbent,
         small_amount_minor=_small_amount(file, place),
+        feedback=file.feedback,
+        outcomes=file.outcomes,
     )
 
 
@@ -242,6 +284,7 @@ def _check(schema: Schema, place: str) -> None:
         twice = {item for item in given if given.count(item) > 1}
         if twice:
             raise SchemaError(f"schema {place}: {kind} {min(twice)!r} is used twice")
+    _check_labels(schema, place)
     _check_event(schema, place)
     if schema.incumbent and (problem := schema.incumbent.problem()):
         raise SchemaError(f"schema {place}: {problem}")
@@ -266,4 +309,21 @@ def _check_event(schema: Schema, place: str) -> None:
         raise SchemaError(
             f"schema {place}: currency_default must be a currency code of ISO 4217 "
             f"(got {schema.currency_default!r})"
+        )
+
+
+def _check_labels(schema: Schema, place: str) -> None:
+    ids = {schema.event_id, schema.partition_key}
+    for table, given in (("feedback", schema.feedback), ("outcomes", schema.outcomes)):
+        fields = [*ids, *given.fields]
+        wrong = [name for name in fields if not FIELD.fullmatch(name) or fields.count(name) > 1]
+        if wrong:
+            raise SchemaError(
+                f"schema {place}: the fields of [{table}] must differ from each other and from "
+                f"the ids, printable and without quotes (got {wrong[0]!r})"
+            )
+    words = [*schema.feedback.fraud, *schema.feedback.genuine]
+    if not (schema.feedback.fraud and schema.feedback.genuine) or len(set(words)) < len(words):
+        raise SchemaError(
+            f"schema {place}: fraud and genuine of [feedback] need words, each in one of them"
         )

@@ -15,11 +15,13 @@ import difflib
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.connection_settings import CONNECTION, check_connections
 from pipeline.errors import SettingError
+from pipeline.topic_names import TopicNames
 
 if TYPE_CHECKING:
     from models.options import ModelOptions
@@ -47,7 +49,30 @@ class Settings:
 
     state_dir: str = _setting("var", "folder of the embedded servers and of what commands leave")
     kafka_servers: str = _setting("", "host:port,host:port; empty: the embedded Kafka")
-    redis_url: str = _setting("", "unix:// or redis:// URL; empty: the embedded Redis")
+    kafka_security: str = _setting("plaintext", "plaintext, ssl, sasl_plaintext or sasl_ssl")
+    kafka_sasl_mechanism: str = _setting(
+        "SCRAM-SHA-512", "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"
+    )
+    kafka_username: str = _setting("", "who we are to Kafka (SASL)")
+    kafka_password_file: str = _setting(
+        "", "file of the password, or of the token of OAUTHBEARER; for its owner alone"
+    )
+    kafka_ca_file: str = _setting("", "PEM file of the CA of Kafka; empty: those of the system")
+    kafka_cert_file: str = _setting("", "PEM file of our certificate for Kafka (mTLS)")
+    kafka_key_file: str = _setting("", "PEM file of its key, not encrypted")
+    topic_prefix: str = _setting(
+        "", "stands before the name of each topic that topic_names does not name"
+    )
+    topic_names: str = _setting("", "topics of other names: transactions=payments.auth,feedback=…")
+    consumer_group: str = _setting("fraudstream-worker", "consumer group of the workers")
+    redis_url: str = _setting(
+        "", "unix://, redis:// or rediss:// (TLS) URL; empty: the embedded Redis"
+    )
+    redis_username: str = _setting("", "who we are to Redis (ACL)")
+    redis_password_file: str = _setting("", "file of the password of Redis; for its owner alone")
+    redis_ca_file: str = _setting("", "PEM file of the CA of Redis; empty: those of the system")
+    redis_cert_file: str = _setting("", "PEM file of our certificate for Redis (mTLS)")
+    redis_key_file: str = _setting("", "PEM file of its key, not encrypted")
     schema: str = _setting("card", "name of a shipped schema, or path of a TOML file")
     keys_dir: str = _setting("", "folder of the keys; empty: keys in state_dir (docs/keys.md)")
     label_signatures: str = _setting(
@@ -196,6 +221,8 @@ class Settings:
             )
         if not 0 <= self.metrics_port <= PORT_MAX:
             raise SettingError(f"metrics_port must be 0 to {PORT_MAX} (got {self.metrics_port})")
+        check_connections(self)
+        TopicNames.of(self.topic_prefix, self.topic_names)
         for setting in fields(self):
             value = getattr(self, setting.name)
             if isinstance(value, float) and not 0.0 <= value < math.inf:
@@ -228,6 +255,18 @@ class Settings:
         return ModelOptions(
             **{option.name: getattr(self, option.name) for option in fields(ModelOptions)}
         )
+
+    def embedded(self) -> "Settings":
+        """Give the same settings for servers of our own."""
+        defaults: dict[str, Any] = {
+            item.name: item.default for item in fields(self) if item.name in CONNECTION
+        }
+        return replace(self, **defaults)
+
+    @property
+    def names_of_topics(self) -> TopicNames:
+        """What Kafka calls our topics."""
+        return TopicNames.of(self.topic_prefix, self.topic_names)
 
     @property
     def keys_path(self) -> Path:

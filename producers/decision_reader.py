@@ -14,7 +14,10 @@ from kafka.errors import KafkaError
 from pipeline.errors import SettingError
 from pipeline.records import DecisionRecord, decode_decisions
 from pipeline.topics import DECISIONS
-from producers.publisher import nobody, wait_for_any
+from producers.publisher import wait_for_any
+from stack import kafka_clients
+from stack.kafka_address import kafka_of
+from stack.kafka_clients import no_broker
 
 POLL_RECORDS_MAX = 4_000
 CONNECT_MS = 10_000
@@ -50,8 +53,8 @@ def reading_decisions(servers: str) -> Iterator[DecisionReader]:
     """Read the decisions that are published from now on."""
     wait_for_any(servers)
     try:
-        consumer = KafkaConsumer(
-            bootstrap_servers=servers.split(","),
+        consumer = kafka_clients.consumer(
+            servers,
             client_id="fraudstream-closed-loop",
             enable_auto_commit=False,
             allow_auto_create_topics=False,
@@ -60,15 +63,16 @@ def reading_decisions(servers: str) -> Iterator[DecisionReader]:
             metrics_enabled=False,
         )
     except KafkaError as error:
-        raise nobody(servers) from error
+        raise no_broker(servers) from error
     try:
-        numbers = consumer.partitions_for_topic(DECISIONS)
+        topic = kafka_of(servers).topic(DECISIONS)
+        numbers = consumer.partitions_for_topic(topic)
         if not numbers:
             raise SettingError(
-                f"topic {DECISIONS!r} does not exist at {servers}: create the topics "
-                "(fraudstream up)"
+                f"topic {topic!r} does not exist at {servers}: create the topics "
+                "(fraudstream topics)"
             )
-        places = [TopicPartition(DECISIONS, number) for number in sorted(numbers)]
+        places = [TopicPartition(topic, number) for number in sorted(numbers)]
         consumer.assign(places)
         # Asked for now: a position that is looked up with the first poll would miss some.
         for place, offset in consumer.end_offsets(places).items():

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from pipeline.errors import SettingError
@@ -32,6 +31,9 @@ from producers.ahead import ahead
 from producers.batch import EventBatch
 from producers.encoding import SOURCE
 from producers.feed import Block, LabelOptions, feed
+from stack import kafka_clients
+from stack.kafka_address import Kafka, host_and_port, kafka_of
+from stack.kafka_clients import no_broker
 
 # Measured: with these, and crc32c installed, one process sends the most.
 LINGER_MS = 20
@@ -204,7 +206,7 @@ def publish_blocks(
     `topics` are those that must exist, with equally many partitions; transactions' is the first.
     """
     with closing(blocks), _connected(servers, linger_ms) as producer:
-        run = _Run(producer, _partitions(producer, servers, topics), pace, watch)
+        run = _Run(producer, kafka_of(servers), _partitions(producer, servers, topics), pace, watch)
         return run.send_all(blocks)
 
 
@@ -212,8 +214,8 @@ def publish_blocks(
 def _connected(servers: str, linger_ms: int) -> Iterator[Any]:
     wait_for_any(servers)
     try:
-        producer = KafkaProducer(
-            bootstrap_servers=servers.split(","),
+        producer = kafka_clients.producer(
+            servers,
             client_id="fraudstream-publisher",
             acks="all",
             enable_idempotence=True,
@@ -227,7 +229,7 @@ def _connected(servers: str, linger_ms: int) -> Iterator[Any]:
             metrics_enabled=False,
         )
     except KafkaError as error:
-        raise nobody(servers) from error
+        raise no_broker(servers) from error
     try:
         yield producer
     finally:
@@ -246,18 +248,11 @@ def _close(producer: Any) -> None:
 def wait_for_any(servers: str) -> None:
     """Wait until one of the servers takes connections: the client, left alone, leaks its own."""
     deadline = time.monotonic() + CONNECT_SECONDS_MAX
-    places = [_host_and_port(server) for server in servers.split(",")]
+    places = [host_and_port(server) for server in servers.split(",")]
     while not any(_takes_connections(place) for place in places):
         if time.monotonic() > deadline:
-            raise nobody(servers)
+            raise no_broker(servers)
         time.sleep(CONNECT_POLL_SECONDS)
-
-
-def _host_and_port(server: str) -> tuple[str, int]:
-    host, _, port = server.strip().rpartition(":")
-    if not host or not (port.isascii() and port.isdigit()):
-        raise SettingError(f"kafka_servers must be host:port,host:port (got {server!r})")
-    return host.strip("[]"), int(port)
 
 
 def _takes_connections(place: tuple[str, int]) -> bool:
@@ -266,13 +261,6 @@ def _takes_connections(place: tuple[str, int]) -> bool:
     except (OSError, OverflowError):
         return False
     return True
-
-
-def nobody(servers: str) -> SettingError:
-    """Give the error of a Kafka that is not there."""
-    return SettingError(
-        f"no Kafka broker answers at {servers}: start it (fraudstream up), or set kafka_servers"
-    )
 
 
 def _partitions(producer: Any, servers: str, topics: Sequence[str]) -> int:
@@ -287,13 +275,14 @@ def _partitions(producer: Any, servers: str, topics: Sequence[str]) -> int:
 
 
 def _partitions_of(producer: Any, topic: str, servers: str) -> int:
+    topic = kafka_of(servers).topic(topic)
     try:
         partitions = producer.partitions_for(topic)
     except KafkaError:
         partitions = None
     if not partitions:
         raise SettingError(
-            f"topic {topic!r} does not exist at {servers}: create the topics (fraudstream up)"
+            f"topic {topic!r} does not exist at {servers}: create the topics (fraudstream topics)"
         )
     return len(partitions)
 
@@ -354,8 +343,10 @@ def _reason(error: BaseException | None) -> str:
 class _Run:
     """One run: the schedule, the records in flight, and the counts."""
 
-    def __init__(self, producer: Any, partitions: int, pace: Pace, watch: Watch) -> None:
-        self._producer = producer
+    def __init__(
+        self, producer: Any, kafka: Kafka, partitions: int, pace: Pace, watch: Watch
+    ) -> None:
+        self._producer, self._topic = producer, kafka.topic
         self._pace = pace
         self._watch = watch
         self._transactions = _InFlight()
@@ -437,7 +428,7 @@ class _Run:
         key_bytes, partition = self._place(key)
         given = {"partition": partition, "headers": list(headers)}
         try:
-            in_flight.add(self._producer.send(topic, value, key_bytes, **given))
+            in_flight.add(self._producer.send(self._topic(topic), value, key_bytes, **given))
         except KafkaError as error:
             in_flight.fail(_reason(error))
 

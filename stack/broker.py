@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.errors import StackError
 from pipeline.topics import SNAPSHOT_BYTES_MAX
+from stack.broker_security import BrokerSecurity
 from stack.jars import KAFKA_VERSION, class_path
 from stack.java import find_java
 from stack.launch import Launch
@@ -27,8 +28,7 @@ CONFIGURATION = f"""\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{LOOPBACK}:{{controller}}
-listeners=PLAINTEXT://{LOOPBACK}:{{broker}},CONTROLLER://{LOOPBACK}:{{controller}}
-advertised.listeners=PLAINTEXT://{LOOPBACK}:{{broker}}
+{{listeners}}
 controller.listener.names=CONTROLLER
 log.dirs=data
 auto.create.topics.enable=false
@@ -58,6 +58,11 @@ num.io.threads=4
 log.cleaner.dedupe.buffer.size=16777216
 """
 
+PLAIN_LISTENERS = f"""\
+listeners=PLAINTEXT://{LOOPBACK}:{{broker}},CONTROLLER://{LOOPBACK}:{{controller}}
+advertised.listeners=PLAINTEXT://{LOOPBACK}:{{broker}}
+"""
+
 LOGGING = """\
 status=ERROR
 appender.file.type=RollingFile
@@ -83,15 +88,26 @@ rootLogger.appenderRef.console.ref=console
 """
 
 
-def prepare_broker(folder: Path, ports: Mapping[str, int], say: Callable[[str], None]) -> Launch:
-    """Write the configuration, format the log on the first time, and say how to start."""
-    chosen = {role: free_port(ports.get(role)) for role in ("broker", "controller")}
+def prepare_broker(
+    folder: Path,
+    ports: Mapping[str, int],
+    say: Callable[[str], None],
+    security: BrokerSecurity | None = None,
+) -> Launch:
+    """Write the configuration, format the log on the first time, and say how to start.
+
+    With `security` it listens with TLS alone, and asks who is there and what they may do.
+    """
+    roles = ("broker", "controller", *(security.ports if security else ()))
+    chosen = {role: free_port(ports.get(role)) for role in roles}
+    listeners = security.configuration if security else PLAIN_LISTENERS
     (folder / "tmp").mkdir(parents=True, exist_ok=True)
-    (folder / "server.properties").write_text(CONFIGURATION.format(**chosen), encoding="ascii")
+    text = CONFIGURATION.format(listeners=listeners.format(**chosen), **chosen)
+    (folder / "server.properties").write_text(text, encoding="ascii")
     (folder / "log4j2.properties").write_text(LOGGING, encoding="ascii")
     java = _java_command(folder, say)
     if not (folder / "data" / "meta.properties").exists():
-        _format(java, folder)
+        _format(java, folder, security.users if security else {})
     return Launch(
         name=NAME,
         version=KAFKA_VERSION,
@@ -118,9 +134,11 @@ def _java_command(folder: Path, say: Callable[[str], None]) -> list[str]:
     ]
 
 
-def _format(java: list[str], folder: Path) -> None:
+def _format(java: list[str], folder: Path, users: Mapping[str, str]) -> None:
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}"]
+    for name, password in users.items():
+        tool += ["--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]"]
     done = subprocess.run(
         [*java, "-XX:TieredStopAtLevel=1", *tool, "--config=server.properties"],
         cwd=folder,

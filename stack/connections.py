@@ -6,6 +6,8 @@ import click
 
 from pipeline.errors import SettingError
 from pipeline.settings import Settings
+from stack.kafka_address import Kafka
+from stack.redis_clients import RedisServer
 from stack.servers import Endpoints, find_endpoints
 
 
@@ -19,19 +21,19 @@ def current_settings() -> Settings:
 def endpoints_of(settings: Settings) -> Endpoints:
     """Give the servers that the settings name, or the embedded ones that run."""
     embedded = find_endpoints(Path(settings.state_dir))
+    redis_url = _given("redis_url", settings.redis_url, embedded.redis_url if embedded else "")
     return Endpoints(
         kafka_servers_of(settings),
-        _given("redis_url", settings.redis_url, embedded.redis_url if embedded else ""),
+        RedisServer.of(settings, redis_url),
         embedded.prometheus_url if embedded else None,
     )
 
 
-def kafka_servers_of(settings: Settings) -> str:
+def kafka_servers_of(settings: Settings) -> Kafka:
     """Give the Kafka that the settings name, or the embedded one that runs."""
-    if settings.kafka_servers:
-        return settings.kafka_servers
-    embedded = find_endpoints(Path(settings.state_dir))
-    return _given("kafka_servers", "", embedded.kafka_servers if embedded else "")
+    embedded = None if settings.kafka_servers else find_endpoints(Path(settings.state_dir))
+    found = embedded.kafka_servers if embedded else ""
+    return Kafka.of(settings, _given("kafka_servers", settings.kafka_servers, found))
 
 
 def _given(name: str, configured: str, embedded: str) -> str:

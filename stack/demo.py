@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
-from redis import Redis
 
 from consumers.endpoint import TARGETS_FOLDER
 from consumers.monitor import MonitorProcess, build_monitor
@@ -29,6 +28,7 @@ from producers.publisher import Pace, Progress, Watch, publish
 from producers.simulator import SimulatorOptions, simulate
 from stack.connections import current_settings
 from stack.demo_view import DemoState, live_view, summary
+from stack.redis_clients import redis_client
 from stack.servers import Endpoints, Stack, find_endpoints
 from stack.services import services
 
@@ -69,13 +69,11 @@ def demo(events: int, rate: float, seed: int) -> None:
     settings = current_settings()
     state_dir = (Path(settings.state_dir) / "demo").absolute()
     settings = replace(
-        settings,
+        settings.embedded(),
         state_dir=str(state_dir),
         schema=SCHEMA,
         # Its payments are made up: what is decided is done.
         mode=ACT,
-        kafka_servers="",
-        redis_url="",
         # Its own, made with its servers.
         keys_dir="",
         metrics_port=0,
@@ -103,7 +101,7 @@ def _run(settings: Settings, options: DemoOptions, state: DemoState) -> None:
         monitor = running.enter_context(_monitor(settings, endpoints))
         state.addresses = _addresses(settings, endpoints)
         queue = ReviewQueue(
-            Redis.from_url(endpoints.redis_url),
+            redis_client(endpoints.redis_url),
             endpoints.kafka_servers,
             load_schema(SCHEMA),
             settings.partitions,

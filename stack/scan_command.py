@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 import click
 import msgspec
 from kafka.errors import KafkaError
-from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +18,7 @@ from pipeline.errors import FraudstreamError
 from pipeline.topics import TOPICS
 from producers.commands import progress_bar
 from stack.connections import current_settings, endpoints_of, kafka_servers_of
+from stack.redis_clients import RedisServer, redis_client
 from stack.scan_sources import files_of, scan_file, scan_page, scan_redis, scan_topic
 
 SHOWN_MAX = 50
@@ -79,8 +79,9 @@ def _look(
         for name in topics:
             scan_topic(found, servers, name, moved)
         if redis:
-            url = settings.redis_url or endpoints_of(settings).redis_url
-            with Redis.from_url(url) as client:
+            # Where it is named, no Kafka need be.
+            given = RedisServer.of(settings, settings.redis_url)
+            with redis_client(given or endpoints_of(settings).redis_url) as client:
                 scan_redis(found, client, moved)
         for page in pages:
             scan_page(found, page, moved)

@@ -13,6 +13,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 from pipeline.errors import StackError
 from pipeline.settings import Settings
 from pipeline.topics import TOPICS, Topic
+from stack import kafka_clients
 
 CONNECT_MS_MAX = 30_000
 # Kafka answers a creation before every partition has its leader.
@@ -21,25 +22,29 @@ TOPICS_READY_MS_MAX = 30_000
 
 def create_topics(kafka_servers: str, settings: Settings) -> list[str]:
     """Create the topics that are missing, wait until all can be used, and name the created."""
+    named = {settings.names_of_topics.physical(topic.name): topic for topic in TOPICS}
     with administration(kafka_servers) as admin:
-        existing = set(admin.list_topics())
-        missing = [topic for topic in TOPICS if topic.name not in existing]
+        existing = [name for name in admin.list_topics() if name in named]
+        # Before anything is made: topics that are not ours to change decide the number.
+        _check_partitions(_counts(admin, existing), named, settings)
+        missing = {name: topic for name, topic in named.items() if name not in existing}
         if missing:
             _create(admin, missing, settings)
-        names = [topic.name for topic in TOPICS]
-        admin.wait_for_topics(names, timeout_ms=TOPICS_READY_MS_MAX)
-        counts = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(names)}
-    _check_partitions(counts, settings)
-    return [topic.name for topic in missing]
+        admin.wait_for_topics(list(named), timeout_ms=TOPICS_READY_MS_MAX)
+        _check_partitions(_counts(admin, list(named)), named, settings)
+    return list(missing)
+
+
+def _counts(admin: KafkaAdminClient, names: list[str]) -> dict[str, int]:
+    found = admin.describe_topics(names) if names else []
+    return {topic["name"]: len(topic["partitions"]) for topic in found}
 
 
 @contextmanager
 def administration(kafka_servers: str) -> Iterator[KafkaAdminClient]:
     """Connect as administrator; Kafka's errors leave as `StackError`."""
     try:
-        admin = KafkaAdminClient(
-            bootstrap_servers=kafka_servers.split(","), bootstrap_timeout_ms=CONNECT_MS_MAX
-        )
+        admin = kafka_clients.admin(kafka_servers, bootstrap_timeout_ms=CONNECT_MS_MAX)
         try:
             yield admin
         finally:
@@ -48,13 +53,13 @@ def administration(kafka_servers: str) -> Iterator[KafkaAdminClient]:
         raise StackError(f"kafka at {kafka_servers}: {error}") from error
 
 
-def _create(admin: KafkaAdminClient, topics: list[Topic], settings: Settings) -> None:
+def _create(admin: KafkaAdminClient, topics: dict[str, Topic], settings: Settings) -> None:
     wanted = {
-        topic.name: {
+        name: {
             "num_partitions": topic.partitions or settings.partitions,
             "configs": topic.config,
         }
-        for topic in topics
+        for name, topic in topics.items()
     }
     try:
         admin.create_topics(wanted)
@@ -63,11 +68,14 @@ def _create(admin: KafkaAdminClient, topics: list[Topic], settings: Settings) ->
         return
 
 
-def _check_partitions(counts: dict[str, int], settings: Settings) -> None:
-    for topic in TOPICS:
-        wanted = topic.partitions or settings.partitions
-        if counts[topic.name] != wanted:
-            raise StackError(
-                f"topic {topic.name} has {counts[topic.name]} partitions, the settings ask for "
-                f"{wanted}: set partitions to {counts[topic.name]}, or start with another state_dir"
-            )
+def _check_partitions(counts: dict[str, int], named: dict[str, Topic], settings: Settings) -> None:
+    for name, count in counts.items():
+        fixed = named[name].partitions
+        if count == (fixed or settings.partitions):
+            continue
+        if fixed:
+            raise StackError(f"topic {name} has {count} partitions, and must have {fixed}")
+        raise StackError(
+            f"topic {name} has {count} partitions, the settings ask for {settings.partitions}: "
+            f"set partitions to {count}, or start with another state_dir"
+        )

@@ -14,6 +14,7 @@ from pipeline.settings import Settings
 from stack.servers import Endpoints, Stack
 from tests.proofs import NOT_MADE
 from tests.resetting import reset
+from tests.secured import Secured, secured_servers
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
     settings = Settings(state_dir=str(tmp_path_factory.mktemp("stack")))
     with Stack(settings, attached=True, say=logger.info) as endpoints:
         yield endpoints
+
+
+@pytest.fixture(scope="session")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """Kafka and Redis with TLS, passwords and least privileges, for the whole session."""
+    with secured_servers(tmp_path_factory.mktemp("secured")) as servers:
+        yield servers
 
 
 @pytest.fixture

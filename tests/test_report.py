@@ -437,7 +437,7 @@ def test_a_run_that_ends_at_once_has_a_report(simulated: list[Labelled], after: 
 
 def test_the_facts_name_what_differs_and_nothing_of_the_machine() -> None:
     settings = Settings(
-        review_score_min=0.2, state_dir="/somewhere", redis_url="redis://:secret@host/0"
+        review_score_min=0.2, state_dir="/somewhere", redis_url="redis://secret@host/0"
     )
 
     report, _, _ = reported([], settings=settings)

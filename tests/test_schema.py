@@ -5,6 +5,15 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import SchemaError
+from pipeline.events import (
+    Label,
+    LabelDecoder,
+    Outcome,
+    OutcomeDecoder,
+    Problem,
+    encode_label,
+    encode_outcome,
+)
 from pipeline.schema import Category, Entity, load_schema, parse_schema, shipped_schemas
 
 FULL = """
@@ -110,3 +119,68 @@ def test_a_file_that_describes_no_stream_is_refused_with_its_place(text: str, sa
 
     with pytest.raises(SchemaError, match=rf"^schema mine\.toml: .*{said}"):
         parse_schema(text, place="mine.toml")
+
+
+CASES = (
+    FULL
+    + """
+[feedback]
+label_id = "case"
+verdict = "result"
+source = "team"
+time = "closed"
+fraud = ["CONFIRMED", "STOLEN"]
+genuine = ["FALSE_ALARM"]
+sources = {CB = "chargeback"}
+
+[outcomes]
+outcome = "state"
+words = {OK = "approved"}
+"""
+)
+
+
+def test_labels_and_outcomes_are_read_and_written_in_words_of_the_schema() -> None:
+    schema = parse_schema(CASES, place="parcels.toml")
+    value = (
+        b'{"case":"l1","parcel":"t1","from":"s1","result":"STOLEN","team":"CB",'
+        b'"closed":"2026-01-01T00:00:00Z"}'
+    )
+
+    label = LabelDecoder(schema).decode_one(value)
+
+    assert isinstance(label, Label)
+    assert (label.is_fraud, label.source, label.key) == (True, "chargeback", "s1")
+    written = encode_label(label, schema)
+    assert b'"result":"CONFIRMED","team":"CB"' in written
+    assert LabelDecoder(schema).decode_one(written) == label
+    refused = LabelDecoder(schema).decode_one(value.replace(b"STOLEN", b"fraud"))
+    assert isinstance(refused, Problem)
+    assert refused.place == "$.result"
+    # Words of ours stay, for those who speak them: an analyst at our own console.
+    ours = LabelDecoder(schema).decode_one(value.replace(b'"CB"', b'"analyst"'))
+    assert isinstance(ours, Label)
+    outcome = Outcome("t1", "s1", "approved", label.label_time_ms)
+    assert b'"state":"OK"' in encode_outcome(outcome, schema)
+    assert OutcomeDecoder(schema).decode_one(encode_outcome(outcome, schema)) == outcome
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"case"', '"parcel"', r"the fields of \[feedback\] must differ .* \(got 'parcel'\)"),
+        ('"state"', '"from"', r"the fields of \[outcomes\] must differ .* \(got 'from'\)"),
+        ('["FALSE_ALARM"]', "[]", "need words, each in one of them"),
+        ('"STOLEN"', '"FALSE_ALARM"', "need words, each in one of them"),
+        ('"chargeback"', '"bank"', "Invalid enum value 'bank'"),
+        ('"approved"', '"fine"', "Invalid enum value 'fine'"),
+        ("verdict =", "verdicts =", "unknown field `verdicts`"),
+    ],
+)
+def test_words_of_labels_that_contradict_each_other_are_refused(
+    old: str, new: str, said: str
+) -> None:
+    assert old in CASES
+
+    with pytest.raises(SchemaError, match=said):
+        parse_schema(CASES.replace(old, new, 1), place="parcels.toml")

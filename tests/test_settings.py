@@ -13,6 +13,20 @@ OTHER_VALUES: dict[type, tuple[str, Any]] = {int: ("7", 7), str: ("other", "othe
 OTHER_VALUES |= {bool: ("true", True)}
 OTHER_FLOATS = {"review_score_min": "0.25", "decline_score_min": "0.5", "focal_gamma": "3.5"}
 OTHER_TEXTS = {"loss": "focal", "label_signatures": "off", "river_options": '{"forest": {}}'}
+OTHER_TEXTS |= {"kafka_security": "ssl", "kafka_sasl_mechanism": "PLAIN"}
+OTHER_TEXTS |= {"redis_url": "rediss://host:6379/0", "topic_names": "models=theirs"}
+# Settings of a connection that are worth nothing without others.
+SASL = {"kafka_security": "sasl_ssl", "kafka_username": "me", "kafka_password_file": "secret"}
+BESIDE = {name: SASL for name in (*SASL, "kafka_ca_file", "kafka_cert_file", "kafka_key_file")}
+BESIDE["kafka_security"] = {}
+BESIDE["kafka_cert_file"] = BESIDE["kafka_key_file"] = {
+    "kafka_security": "ssl",
+    "kafka_cert_file": "cert",
+    "kafka_key_file": "key",
+}
+REDIS_TLS = {"redis_url": "rediss://host:6379/0", "redis_cert_file": "c", "redis_key_file": "k"}
+BESIDE |= {name: REDIS_TLS for name in ("redis_ca_file", "redis_cert_file", "redis_key_file")}
+BESIDE["redis_username"] = {"redis_password_file": "secret"}
 
 
 @pytest.fixture(autouse=True)
@@ -29,13 +43,20 @@ def other_value(setting: Any) -> tuple[str, Any]:
     return OTHER_VALUES[type(setting.default)]
 
 
+def others(setting: Any) -> dict[str, str]:
+    given = BESIDE.get(setting.name, {})
+    return {name: text for name, text in given.items() if name != setting.name}
+
+
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_every_setting_can_be_given_by_the_environment(setting: Any) -> None:
     text, value = other_value(setting)
 
-    loaded = load_settings({}, {ENVIRONMENT_PREFIX + setting.name.upper(): text})
+    beside = others(setting)
 
-    assert loaded == replace(Settings(), **{setting.name: value})
+    loaded = load_settings(beside, {ENVIRONMENT_PREFIX + setting.name.upper(): text})
+
+    assert loaded == replace(Settings(), **{setting.name: value, **beside})
     assert loaded != Settings()
 
 
@@ -45,8 +66,9 @@ def test_every_setting_can_be_given_by_the_file(setting: Any, tmp_path: Path) ->
     path = tmp_path / "mine.toml"
     given = text if value is True else repr(value)
     path.write_text(f"{setting.name} = {given}\n", encoding="utf-8")
+    beside = others(setting)
 
-    assert load_settings({}, {}, path) == replace(Settings(), **{setting.name: value})
+    assert load_settings(beside, {}, path) == replace(Settings(), **{setting.name: value, **beside})
 
 
 def test_every_setting_has_a_line_of_help() -> None:
@@ -163,3 +185,47 @@ def test_a_decline_threshold_of_one_is_allowed() -> None:
 )
 def test_challengers_are_a_list_without_the_champion(text: str, names: tuple[str, ...]) -> None:
     assert Settings(model="additive", challengers=text).challenger_names == names
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"kafka_security": "tls"}, r"kafka_security must be plaintext, ssl, .* \(got 'tls'\)"),
+        ({"kafka_sasl_mechanism": "GSSAPI"}, r"must be PLAIN, .*OAUTHBEARER \(got 'GSSAPI'\)"),
+        ({"kafka_security": "sasl_ssl"}, "kafka_security is sasl_ssl, so kafka_password_file must"),
+        ({"kafka_username": "me"}, "kafka_username is set, but kafka_security is plaintext"),
+        ({"kafka_ca_file": "ca.pem"}, "kafka_ca_file is set, but kafka_security is plaintext"),
+        ({"kafka_security": "ssl", "kafka_key_file": "k"}, "so kafka_cert_file must be set"),
+        ({"redis_ca_file": "ca.pem"}, "redis_url must begin with rediss://"),
+        ({"redis_username": "me"}, "so redis_password_file must be set"),
+        (
+            {"topic_names": "transaction=x"},
+            "topic_names must be NAME=TOPIC,.* with names of transactions,",
+        ),
+        ({"topic_names": "transactions"}, r"\(got 'transactions'\)"),
+        ({"topic_names": "feedback=a,models=a"}, "the name 'a' to two topics"),
+        ({"topic_names": "feedback=models"}, "the name 'models' to two topics"),
+        ({"topic_names": "feedback=a b"}, r"the topic of feedback must match .* \(got 'a b'\)"),
+        ({"topic_prefix": "ö"}, "the topic of transactions must match"),
+        ({"consumer_group": ""}, "consumer_group must match"),
+    ],
+)
+def test_settings_of_connections_that_contradict_each_other_are_refused(
+    given: dict[str, object], said: str
+) -> None:
+    with pytest.raises(SettingError, match=said):
+        load_settings(given, {})
+
+
+@pytest.mark.parametrize("url", ["redis://:s3cret@host", "redis://host?password=s3cret", "s3cret"])
+def test_a_password_in_the_url_of_redis_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(SettingError, match="redis_url") as refused:
+        load_settings({"redis_url": url}, {})
+
+    assert "s3cret" not in str(refused.value)
+
+
+def test_servers_of_our_own_take_nothing_of_how_others_are_reached() -> None:
+    theirs = Settings(**SASL, kafka_servers="host:1", topic_prefix="x.", partitions=2)
+
+    assert theirs.embedded() == Settings(partitions=2)

@@ -25,7 +25,6 @@ from benchmarks.chaos.held import LiveStore
 from benchmarks.chaos.launcher import FAIL_POINTS, FailPoint, Orders
 from benchmarks.chaos.session import Session
 from benchmarks.chaos.traffic import Feeder
-from consumers.worker import GROUP
 from pipeline.topics import FEEDBACK, TRANSACTIONS
 from stack.topic_setup import administration, create_topics
 
@@ -341,10 +340,11 @@ class Faults:
                 for topic in (TRANSACTIONS, FEEDBACK)
                 for number in self._all
             }
+            group = self._session.settings.consumer_group
 
             def is_reset() -> bool:
                 # Members that left a moment ago may still be counted.
-                answers = admin.alter_group_offsets(GROUP, places).values()
+                answers = admin.alter_group_offsets(group, places).values()
                 return all(answer is NoError for answer in answers)
 
             self._fleet.wait(is_reset, "the group's offsets are set back", 60.0)

@@ -12,7 +12,6 @@ import redis
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
-from consumers.worker import GROUP
 from pipeline.commit import Outbox
 from pipeline.settings import Settings
 from pipeline.stored_rows import sealed
@@ -62,7 +61,8 @@ def test_the_store_and_not_the_group_says_where_reading_begins(settings: Setting
     send(settings, TRANSACTIONS, [keyed(settings, card, event) for event in events])
     with administration(settings.kafka_servers) as admin:
         place = TopicPartition(TRANSACTIONS, 2)
-        admin.alter_group_offsets(GROUP, {place: OffsetAndMetadata(len(names), "", None)})
+        stored = {place: OffsetAndMetadata(len(names), "", None)}
+        admin.alter_group_offsets(settings.consumer_group, stored)
     with redis.from_url(settings.redis_url) as client, Processes(settings) as processes:
         name = f"{TRANSACTIONS}:2"
         outbox = sealed(f"out:{name} of 3:0", OUTBOX)
