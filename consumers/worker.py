@@ -24,6 +24,7 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 from redis.exceptions import RedisError
 
+from consumers.backfill_run import check_no_run
 from consumers.chunks import ChunkConsumer
 from consumers.labeller import Labeller
 from consumers.lane import Lane
@@ -121,6 +122,7 @@ class Worker:
         gc.collect()
         gc.freeze()
         await self._store.check()
+        await check_no_run(self._store)
         await self._publisher.start()
         await self._publisher.check_partitions(tuple(INPUTS), self._settings.partitions)
         self._feed.floor = await self._store.adopted_offset(self._settings.partitions)

@@ -118,6 +118,14 @@ COMMANDS: dict[str, CommandEntry] = {
         "Run a file through the core, and measure.",
         ("schema", *SCORING, *LEARNING, "batch_events_max", "maturity_days"),
     ),
+    "backfill": CommandEntry(
+        "stack.backfill_command:backfill",
+        "Learn from recorded history, then go live.",
+        (
+            *(*CONNECTED, "keys_dir", *SCORING, *LEARNING, "rules", "partitions"),
+            *("batch_events_max", "feedback_limit", "maturity_days"),
+        ),
+    ),
     "mistakes": CommandEntry(
         "stack.mistakes_command:mistakes",
         "List the costliest mistakes and what they taught.",

@@ -43,6 +43,8 @@ class EventBatch:
         Why a simulated event is a fraud, 0 for the others; for reports only, never an input.
     segments
         One list of texts for each column that quality is asked by; for reports only as well.
+    row
+        The number of each event's row in its file, from 1; `None` where events are made.
     """
 
     transaction_id: list[str]
@@ -55,6 +57,7 @@ class EventBatch:
     is_fraud: NDArray[np.int8]
     scenario: NDArray[np.int8] | None = None
     segments: tuple[list[str], ...] = ()
+    row: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.transaction_id)
@@ -83,6 +86,7 @@ class EventBatch:
             is_fraud=self.is_fraud[start:stop],
             scenario=None if self.scenario is None else self.scenario[start:stop],
             segments=tuple(texts[start:stop] for texts in self.segments),
+            row=None if self.row is None else self.row[start:stop],
         )
 
     def take(self, rows: NDArray[np.intp]) -> "EventBatch":
@@ -98,12 +102,14 @@ class EventBatch:
             is_fraud=self.is_fraud[rows],
             scenario=None if self.scenario is None else self.scenario[rows],
             segments=tuple([texts[row] for row in rows] for texts in self.segments),
+            row=None if self.row is None else self.row[rows],
         )
 
 
 def joined(batches: Sequence[EventBatch]) -> EventBatch:
     """Put batches of one source together, in their order; at least one is needed."""
     scenarios = [batch.scenario for batch in batches if batch.scenario is not None]
+    rows = [batch.row for batch in batches if batch.row is not None]
     return EventBatch(
         transaction_id=_chained(batch.transaction_id for batch in batches),
         event_time_ms=np.concatenate([batch.event_time_ms for batch in batches]),
@@ -115,6 +121,7 @@ def joined(batches: Sequence[EventBatch]) -> EventBatch:
         is_fraud=np.concatenate([batch.is_fraud for batch in batches]),
         scenario=np.concatenate(scenarios) if len(scenarios) == len(batches) else None,
         segments=_columns([batch.segments for batch in batches]),
+        row=np.concatenate(rows) if len(rows) == len(batches) else None,
     )
 
 
