@@ -37,7 +37,7 @@ from consumers.scorer import Parts, Scorer
 from pipeline.commit import OutboxRecord
 from pipeline.counts import WorkerCounts
 from pipeline.durations import DAY_MS
-from pipeline.errors import CommitError, DataError
+from pipeline.errors import CommitError, DataError, FraudstreamError
 from pipeline.history import PREFIX, HistoryRecord, HistoryStep
 from pipeline.rules import load_rules
 from pipeline.schema import Schema
@@ -94,9 +94,13 @@ class Backfill:
 
     async def __aenter__(self) -> Self:
         warm_up(self._schema, self._settings)
-        await self.store.check()
-        if not await self._lease.take():
-            raise CommitError("another backfill is at work on this Redis: wait for its end")
+        try:
+            await self.store.check()
+            if not await self._lease.take():
+                raise CommitError("another backfill is at work on this Redis: wait for its end")
+        except FraudstreamError:
+            await self.store.close()
+            raise
         self._keeping = asyncio.create_task(self._lease.keep())
         return self
 
@@ -199,9 +203,7 @@ class Backfill:
     def _check(self) -> None:
         lost = self._keeping is None or self._keeping.done()
         if lost or self.counts.commits_refused:
-            raise CommitError(
-                "another backfill or a worker is at work on this Redis: this one ends"
-            )
+            raise CommitError("another process is at work on this Redis: this one ends")
 
     async def _publish(self, records: Sequence[OutboxRecord]) -> Awaitable[Sequence[int]]:
         """Publish an outbox; one that a run before left behind, only as far as that is needed.

@@ -357,9 +357,7 @@ def _as_text(plan: Plan, done: Done) -> str:
         f"{live.gap:,} of a gap; from it on {live.repeated:,} of the file, {live.fresh:,} new",
     ]
     if labels["not_due"]:
-        lines.append(
-            "labels that are not due are not given: send them to feedback (--labels-to-end)"
-        )
+        lines.append("labels that are not due were not given: send them to feedback when they are")
     return "\n".join(lines)
 
 

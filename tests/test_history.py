@@ -1,4 +1,4 @@
-"""A file of the past as steps: when labels are known, what is set aside, and that it is repeatable."""
+"""A file of the past as steps: when labels are known, what is set aside, that it repeats."""
 
 from collections.abc import Sequence
 from pathlib import Path
