@@ -148,7 +148,7 @@ class Backfill:
         for scorer in self._scorers:
             await scorer.index()
         if step.events:
-            await self._mature()
+            await self._mature(step.last_ms)
 
     async def finish(self) -> None:
         """Publish the models as they are after the last step."""
@@ -166,10 +166,9 @@ class Backfill:
             await self._trainer.publish()
         self._feed.in_force = self._trainer.versions
 
-    async def _mature(self) -> None:
+    async def _mature(self, newest_ms: int) -> None:
         """Let labellers do what time has made due, if anything can be."""
         assert self._first_ms is not None
-        newest_ms = max(self.counts.watermark_ms.values(), default=0)
         is_due = newest_ms - self._settings.maturity_days * DAY_MS >= self._first_ms
         for labeller in self._labellers:
             commits = -1

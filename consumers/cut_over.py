@@ -53,6 +53,8 @@ class Met:
         From the position on and in the history, too long ago to be known: decided again.
     fresh
         From the position on, until now.
+    fresh_first_ms
+        The first event time of these: what lies between the file's last and it, nobody has seen.
     """
 
     skipped: int = 0
@@ -63,6 +65,7 @@ class Met:
     conflicts: int = 0
     twice: int = 0
     fresh: int = 0
+    fresh_first_ms: int | None = None
 
     def check(self, *, allow_gap: bool) -> None:
         """Refuse a position that would leave something out, or let it count twice."""
@@ -192,6 +195,7 @@ async def _meet_batch(
             met.twice += 1
         else:
             met.fresh += 1
+            met.fresh_first_ms = min(met.fresh_first_ms or times[row], times[row])
 
 
 async def cut_over(

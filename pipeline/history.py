@@ -41,6 +41,8 @@ class HistoryStep:
         Its events, in parts that follow each other; none in the last step.
     first, end
         The numbers of its first event and of the one after its last.
+    last_ms
+        The time of its last event.
     """
 
     start_ms: int
@@ -48,6 +50,7 @@ class HistoryStep:
     chunks: Sequence[ByPartition] = field(default_factory=list)
     first: int = 0
     end: int = 0
+    last_ms: int = 0
 
     @property
     def events(self) -> int:

@@ -216,7 +216,7 @@ class History:
             for start in range(0, len(part), self._chunk_events):
                 chunks.append(self._chunk(part.slice(start, start + self._chunk_events)))
         start_ms = tick * self._options.step_ms
-        return HistoryStep(start_ms, labels, chunks, first, self.accepted)
+        return HistoryStep(start_ms, labels, chunks, first, self.accepted, self.last_ms)
 
     def _chunk(self, part: EventBatch) -> ByPartition:
         """Give events by their partition, and let their labels wait."""

@@ -19,7 +19,7 @@ from consumers.backfill_run import Run, begin_run, positions_text, stored_run
 from consumers.cut_over import END, Met, cut_over, meet, named_offsets
 from consumers.dead_letters import DeadLetter
 from consumers.log_reader import LogReader, read_topic
-from consumers.model_topic import read_models
+from consumers.model_topic import PublishedModels, read_models
 from consumers.redis_store import RedisStore, as_bytes
 from pipeline.cli import LEARNING, SCORING
 from pipeline.errors import DataError, SettingError
@@ -69,8 +69,7 @@ class Done:
     decided: int
     labels: dict[str, int]
     examples: int
-    champion: str
-    versions: int
+    versions: PublishedModels
     offsets: dict[int, int]
     met: Met
     events: int
@@ -124,7 +123,7 @@ def backfill(file: Path, as_json: bool, **given: Any) -> None:
     with stopped_by_signal() as stopped:
         done = asyncio.run(_run(plan, stopped))
     _write(plan.rejects, done.rejects)
-    click.echo(_as_json(done) if as_json else _as_text(plan, done))
+    click.echo(_as_json(plan, done) if as_json else _as_text(plan, done))
 
 
 def _plan(file: Path, given: dict[str, Any]) -> Plan:
@@ -188,25 +187,23 @@ async def _run(plan: Plan, stopped: Callable[[], bool]) -> Done:
         offsets = named_offsets(servers, settings.partitions, plan.named)
         met = await meet(work.store, plan.schema, settings, servers, offsets)
         met.check(allow_gap=plan.allow_gap)
-        labels = await _ledger(work.store, settings.partitions)
+        done = Done(
+            history=history,
+            rejects=[*history.rejects, *_refused(plan, history)],
+            decided=_length(servers, DECISIONS),
+            labels=await _ledger(work.store, settings.partitions),
+            examples=_length(servers, TRAINING),
+            versions=read_models(servers),
+            offsets=offsets,
+            met=met,
+            events=events,
+            seconds=seconds,
+            resumed=resumed,
+        )
+        # From here on workers may begin.
         waiting = await cut_over(work.store, servers, run, offsets, work.owner)
-    rejects = [*history.rejects, *_refused(plan, history), *_unjoined(plan, waiting)]
-    published = read_models(servers)
-    pointer = published.champion(ModelVerifier(settings))
-    return Done(
-        history=history,
-        rejects=rejects,
-        decided=_length(servers, DECISIONS),
-        labels=labels,
-        examples=_length(servers, TRAINING),
-        champion=pointer.version if pointer else "",
-        versions=len(published.snapshots),
-        offsets=offsets,
-        met=met,
-        events=events,
-        seconds=seconds,
-        resumed=resumed,
-    )
+    done.rejects.extend(_unjoined(plan, waiting))
+    return done
 
 
 async def _begin(store: RedisStore, run: Run, plan: Plan) -> bool:
@@ -309,8 +306,9 @@ def _write(path: Path, rejects: Sequence[Reject]) -> None:
         writer.writerows(dataclasses.astuple(reject) for reject in rejects)
 
 
-def _record(done: Done) -> dict[str, Any]:
+def _record(plan: Plan, done: Done) -> dict[str, Any]:
     history, rows = done.history, sum(reject.what == "row" for reject in done.rejects)
+    pointer = done.versions.champion(ModelVerifier(plan.settings))
     refused = rows - sum(reject.what == "row" for reject in history.rejects)
     return {
         "transactions": {
@@ -326,8 +324,8 @@ def _record(done: Done) -> dict[str, Any]:
             "ledger": done.labels,
         },
         "examples": done.examples,
-        "champion": done.champion,
-        "versions_kept": done.versions,
+        "champion": pointer.version if pointer else "",
+        "versions_kept": len(done.versions.snapshots),
         "first_event": _moment(history.first_ms),
         "last_event": _moment(history.last_ms),
         "cut_over": positions_text(done.offsets),
@@ -338,12 +336,12 @@ def _record(done: Done) -> dict[str, Any]:
     }
 
 
-def _as_json(done: Done) -> str:
-    return msgspec.json.encode(_record(done)).decode()
+def _as_json(plan: Plan, done: Done) -> str:
+    return msgspec.json.encode(_record(plan, done)).decode()
 
 
 def _as_text(plan: Plan, done: Done) -> str:
-    found, live = _record(done), done.met
+    found, live = _record(plan, done), done.met
     events, labels = found["transactions"], found["labels"]
     lines = [
         f"decided {events['decided']:,} transactions of {plan.file.name}, "
@@ -354,7 +352,8 @@ def _as_text(plan: Plan, done: Done) -> str:
         f"transaction {labels['moved']:,}; examples {found['examples']:,}",
         f"champion {found['champion']}; versions kept {found['versions_kept']:,}",
         f"cut over at {TRANSACTIONS} {found['cut_over']}: before it {live.skipped:,} of the file, "
-        f"{live.gap:,} of a gap; from it on {live.repeated:,} of the file, {live.fresh:,} new",
+        f"{live.gap:,} of a gap; from it on {live.repeated:,} of the file, {live.fresh:,} new, the "
+        f"first of {_moment(live.fresh_first_ms)}",
     ]
     if labels["not_due"]:
         lines.append("labels that are not due were not given: send them to feedback when they are")
