@@ -115,7 +115,7 @@ class Crashing(Backfill):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.calls, type(self).last_call = 0, self.chance.randint(1, 60)
+        self.calls, type(self).last_call = 0, self.chance.randint(1, 18)
         for owner, name in (
             (self.store, "commit"),
             (self._trainer._store, "commit"),
@@ -170,7 +170,9 @@ def test_a_process_that_is_killed_at_random_moments_ends_the_same(case: Case) ->
             return max(int((value or b"0").split(b":")[0]) for value in client.mget(names))
 
         for share in (0.2, 0.5, 0.8):
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
             wanted = EVENTS * share + chance.uniform(-100, 100)
             wait_until(lambda at=wanted: reached() >= at, "so much is done", seconds_max=60)
             process.send_signal(signal.SIGKILL)
