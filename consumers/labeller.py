@@ -61,7 +61,8 @@ class Labeller(Part):
         self._verifier = parts.label_verifier
         self._decoder = LabelDecoder(parts.schema)
         self._admission = Admission(parts.schema, parts.settings, partition)
-        name = f"{FEEDBACK}:{partition}"
+        name = f"{parts.prefix}{FEEDBACK}:{partition}"
+        self._scorer_key = f"pos:{parts.prefix}{TRANSACTIONS}:{partition}"
         self._input = Input(parts.store, parts.publish, name=name, owner=parts.owner)
         # In the order of their log, which is the order they are joined in.
         self._pending: dict[PendingKey, Waits] = {}
@@ -118,7 +119,7 @@ class Labeller(Part):
         self._pending = {}
         for item in sorted(pending, key=lambda item: item.offset):
             record = InputRecord(
-                FEEDBACK, self._partition, item.offset, item.key, item.value,
+                self._parts.prefix + FEEDBACK, self._partition, item.offset, item.key, item.value,
                 timestamp_ms=item.timestamp_ms, headers=item.headers,
             )  # fmt: skip
             label = self._decoder.decode_one(record.value)
@@ -184,7 +185,7 @@ class Labeller(Part):
             return
         p = self._partition
         position, stored, indexed = await self._parts.store.redis.mget(
-            f"pos:{TRANSACTIONS}:{p}", f"wm:{p}", f"wi:{p}"
+            self._scorer_key, f"wm:{p}", f"wi:{p}"
         )
         step = self._step()
         seen = (position, len(self._pending))

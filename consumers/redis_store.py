@@ -18,6 +18,7 @@ One script applies a commit: it compares the position and then makes all changes
     place:training         how many examples the trainer has learned, and their last numbers
     pend:P ledger:P        labels that wait for their decision; what became of labels
     torn:NAME              why a commit of an input broke off halfway; nobody goes on from there
+    backfill               what history was read before the first position (`backfill_run.py`)
 
 Rows of `c:`, `l:` and `breaker:`, outboxes and labels of `pend:` carry a version and a checksum; an
 outbox's is of its position as well (`pipeline/stored_rows.py`).
@@ -48,6 +49,8 @@ from stack.redis_clients import redis_connection, redis_problem
 T = TypeVar("T")
 
 COMMAND_SECONDS_MAX = 5.0
+# Stands for the position of an input while history is read in its place: nobody may begin there.
+HISTORY = b"history"
 
 # Redis' Lua puts at most some 8,000 values on its stack.
 CHANGE_WORDS_MAX = 7000
@@ -382,6 +385,11 @@ class RedisStore:
         # A commit sets both; an outbox that is lost may never have been published.
         if found[0] is None and found[1] is None:
             return Stored(None, b"")
+        if position == HISTORY:
+            raise CommitError(
+                f"{name} cannot be worked on yet: history is read into this store, and its "
+                "cut-over is not made (the same `fraudstream backfill` goes on with it)"
+            )
         if not _POSITION.fullmatch(position):
             raise damaged(keys[0], f"it holds {_shown(position)}, expected a position")
         text = position.decode()
@@ -394,6 +402,11 @@ class RedisStore:
         """Read an input's position alone."""
         position = await self.redis.get(f"pos:{name}")
         return None if position is None else as_bytes(position).decode()
+
+    def placed(self, name: str, position: str) -> Change:
+        """Give the change that sets an input's position, with nothing left to publish."""
+        outbox = sealed(_outbox_key(name, position), b"")
+        return ("MSET", f"pos:{name}", position, f"out:{name}", outbox)
 
     async def adopted_offset(self, partitions: int) -> int:
         """Give the highest training offset of a version that was in force; 0 where none was."""

@@ -7,11 +7,11 @@ has put into the index where the last decisions landed. Usually the next batch d
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from consumers.control_feed import ControlFeed
 from consumers.dead_letters import EventError, InputRecord, dead_letter, internal_error, redriven
 from consumers.lane import Part, own_code
-from consumers.model_feed import ModelFeed
+from consumers.model_feed import Versions
 from consumers.redis_ids import RedisIds
 from consumers.redis_profiles import RedisProfiles
 from consumers.redis_store import RedisStore, as_bytes, stored_number
@@ -20,6 +20,7 @@ from consumers.timing import timed
 from consumers.waiting_store import index_changes
 from pipeline.admission import Admission
 from pipeline.commit import Change, Input, OutboxRecord, Publish
+from pipeline.controls import Controls
 from pipeline.counts import WorkerCounts
 from pipeline.engine import Decisions, Engine
 from pipeline.events import Problem, Rejected, TransactionDecoder
@@ -39,21 +40,42 @@ STAGE = "decode"
 LATE_MS = 15 * 60 * 1000
 
 
+class Feed(Protocol):
+    """Says which versions are in force; `None`: no model can be had, and rules decide."""
+
+    in_force: Versions | None
+
+
+class Said(Protocol):
+    """What gives the word of operators that is in force."""
+
+    @property
+    def state(self) -> Controls:
+        """The state of now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the scorers and labellers of a worker share."""
+    """What the scorers and labellers of a worker share.
+
+    Parameters
+    ----------
+    prefix
+        Stands before the names of inputs, where their records come from a file (`backfill.py`).
+    """
 
     settings: Settings
     schema: Schema
     store: RedisStore
     publish: Publish
     kafka_servers: str
-    feed: ModelFeed
-    controls: ControlFeed
+    feed: Feed
+    controls: Said
     label_verifier: LabelVerifier
     rules: RulesFile
     counts: WorkerCounts
     owner: str
+    prefix: str = ""
 
 
 class Scorer(Part):
@@ -69,7 +91,8 @@ class Scorer(Part):
         self._ids = RedisIds(parts.store, parts.settings)
         waiting = MemoryWaiting(1)
         self._engine = Engine(parts.schema, parts.settings, self._profiles, waiting, self._ids)
-        name = f"{TRANSACTIONS}:{partition}"
+        self._topic = parts.prefix + TRANSACTIONS
+        name = f"{self._topic}:{partition}"
         self._input = Input(parts.store, parts.publish, name=name, owner=parts.owner)
         self._watermark_ms = 0
         self._ticked: str | None = None
@@ -139,7 +162,7 @@ class Scorer(Part):
         self, decisions: Decisions, offsets: Sequence[int]
     ) -> tuple[list[OutboxRecord], list[Change]]:
         """Give what is to be published of decisions, and what their commit must store."""
-        decided = decisions.records(TRANSACTIONS, self._partition, offsets)
+        decided = decisions.records(self._topic, self._partition, offsets)
         encoded = [encode_record(decision) for decision in decided]
         published = [
             OutboxRecord(DECISIONS, self._partition, decision.transaction_id.encode(), value)
@@ -174,8 +197,14 @@ class Scorer(Part):
             await self._refused()
             return
         position, self._ticked = self._ticked, self._input.position
+        if position is not None and position == self._input.position:
+            await self.index()
+
+    async def index(self) -> None:
+        """Put the last decisions into the index now, if they are not in it yet."""
+        await self._input.published()
         changes = self._index_changes(self._watermark_ms)
-        if position is None or position != self._input.position or not changes:
+        if not changes:
             return
         if await self._input.commit(f"{self.position}:1", [], changes):
             self._parts.counts.commits += 1

@@ -28,6 +28,7 @@ import msgspec
 from kafka import TopicPartition
 from redis.exceptions import RedisError
 
+from consumers.backfill_run import check_no_run
 from consumers.control_feed import ControlFeed
 from consumers.lease import Lease
 from consumers.model_feed import CHAMPION_KEY, Champion, WindowPlace
@@ -109,9 +110,10 @@ class Trainer:
         """Fold the training log until stopped, or stand by while another does."""
         warm_up(self._schema, self._settings)
         await self._store.check()
+        await check_no_run(self._store)
         await self._publisher.start()
         await self._controls.start()
-        consumer = _consumer(self._servers)
+        consumer = connected_to(self._servers)
         beside = [
             asyncio.create_task(task)
             for task in (keep_watching_the_loop(), self._controls.follow())
@@ -151,18 +153,11 @@ class Trainer:
 
     async def _work(self, consumer: Any, stop: asyncio.Event) -> None:
         """Learn and commit until stopped, or until another was before us."""
-        position = await self._input.recover() or "0:0"
-        committed, self._steps = (int(part) for part in position.split(":"))
-        if committed < self._learner.offset:
-            return
-        await self._fold_to(consumer, committed)
-        self._versions = OrderedDict.fromkeys((await asyncio.to_thread(self._read_models))[0])
-        # From this step on whoever was at work before is refused.
-        if not await self._commit([], []):
+        if not await self._take_over(consumer):
             return
         keeping = asyncio.create_task(self._lease.keep())
         self.counts.at_work = 1
-        logger.info("trainer at work: training_offset=%d", committed)
+        logger.info("trainer at work: training_offset=%d", self._learner.offset)
         try:
             is_ours = True
             while is_ours and not (stop.is_set() or keeping.done()):
@@ -177,6 +172,16 @@ class Trainer:
             keeping.cancel()
         if keeping.done() and not keeping.cancelled():
             keeping.result()
+
+    async def _take_over(self, consumer: Any) -> bool:
+        """Stand where the store stands; whoever was at work before is refused from then on."""
+        position = await self._input.recover() or "0:0"
+        committed, self._steps = (int(part) for part in position.split(":"))
+        if committed < self._learner.offset:
+            return False
+        await self._fold_to(consumer, committed)
+        self._versions = OrderedDict.fromkeys((await asyncio.to_thread(self._read_models))[0])
+        return await self._commit([], [])
 
     def _fresh_models(self) -> list[Model]:
         return [
@@ -457,7 +462,8 @@ def _numbers(marks: dict[str, int]) -> dict[int, int]:
     return {int(partition): seq for partition, seq in marks.items()}
 
 
-def _consumer(servers: str) -> Any:
+def connected_to(servers: str) -> Any:
+    """Connect outside of any group; the caller assigns and seeks."""
     return kafka_clients.consumer(
         servers,
         group_id=None,

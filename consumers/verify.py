@@ -159,6 +159,14 @@ class RecordedLogs:
                 f"the log of {TRANSACTIONS!r} begins at {begins[0]}: profiles cannot be folded "
                 "again without the transactions that its retention has deleted"
             )
+        with LogReader(self._servers, DECISIONS, [0]) as reader:
+            chunk = next(reader.chunks(), [])
+        first = next(decode_decisions(record.value for record in chunk[:1]), None)
+        if first is not None and first.source[0] != TRANSACTIONS:
+            raise DataError(
+                "the first decisions are of a history that was read from a file: profiles cannot "
+                "be folded again without its transactions"
+            )
 
     def find(self, transaction_id: str, key: str | None) -> list[Recomputed]:
         """Find the decisions of a transaction and make them again, each distinct one once.

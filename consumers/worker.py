@@ -23,6 +23,7 @@ import faust
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
+from consumers.backfill_run import check_no_run
 from consumers.chunks import ChunkConsumer
 from consumers.control_feed import ControlFeed
 from consumers.labeller import Labeller
@@ -156,6 +157,7 @@ class Worker:
         gc.collect()
         gc.freeze()
         await self._store.check()
+        await check_no_run(self._store)
         await self._publisher.start()
         await self._publisher.check_partitions(tuple(INPUTS), self._settings.partitions)
         self._feed.floor = await self._store.adopted_offset(self._settings.partitions)

@@ -189,6 +189,14 @@ COMMANDS: dict[str, CommandEntry] = {
         "Compare with the system that you have.",
         (*TO_KAFKA, "schema", "state_dir", "decline_cost_minor", "decline_cost_share"),
     ),
+    "backfill": CommandEntry(
+        "stack.backfill_command:backfill",
+        "Learn from recorded history, then go live.",
+        (
+            *(*CONNECTED, "keys_dir", *SCORING, *LEARNING, "rules", "partitions"),
+            *("batch_events_max", "feedback_limit", "maturity_days"),
+        ),
+    ),
     "mistakes": CommandEntry(
         "stack.mistakes_command:mistakes",
         "List the costliest mistakes and what they taught.",

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from models.contract import Scored
 from pipeline.controls import ControlLog, Controls
 from pipeline.features import FeatureKernel
+from pipeline.history import PREFIX
 from pipeline.policy import Policy, Reasons
 from pipeline.records import (
     ACTIONS,
@@ -41,6 +42,8 @@ from pipeline.version_fold import SnapshotChecks, VersionFold, split_version
 RUN_DECISIONS_MAX = 2_000
 # So many findings are kept to be shown; all are counted.
 FINDINGS_MAX = 10
+# No two decisions of a partition lie further apart in a file.
+PLACES_AHEAD_MAX = 1 << 24
 NOT_RECOMPUTED = "not recomputed"
 RULES_UNKNOWN = (
     "rules beside the model are of another file (--rules names it); score and model reasons are "
@@ -156,14 +159,27 @@ class FirstDecisions:
 
     A transaction is named by its place in its log. That takes 8 bytes a transaction, and only for
     places that have a decision.
+
+    Parameters
+    ----------
+    grows
+        Nobody knows where the log ends: it was a file (`pipeline/history.py`).
     """
 
-    def __init__(self, ends: Mapping[int, int]) -> None:
+    def __init__(self, ends: Mapping[int, int], *, grows: bool = False) -> None:
         self._hashes = {partition: np.zeros(end, np.int64) for partition, end in ends.items()}
+        self._grows = grows
 
     def holds(self, partition: int, offset: int) -> bool:
         """Say whether the log has such a place."""
-        return partition in self._hashes and offset < len(self._hashes[partition])
+        if partition not in self._hashes:
+            return False
+        hashes = self._hashes[partition]
+        if self._grows and len(hashes) <= offset < len(hashes) + PLACES_AHEAD_MAX:
+            grown = np.zeros(2 * offset + 1, np.int64)
+            grown[: len(hashes)] = hashes
+            self._hashes[partition] = hashes = grown
+        return offset < len(hashes)
 
     def first(self, partition: int, offset: int, value: bytes) -> bool | None:
         """Say whether these bytes are the place's first; `None` if they are the same again."""
@@ -381,7 +397,11 @@ class Verification:
 
     def __init__(self, recomputation: Recomputation, ends: Mapping[int, int]) -> None:
         self._recomputation = recomputation
-        self._firsts = FirstDecisions(ends)
+        unknown = dict.fromkeys(ends, 0)
+        self._firsts = {
+            TRANSACTIONS: FirstDecisions(ends),
+            PREFIX + TRANSACTIONS: FirstDecisions(unknown, grows=True),
+        }
         self.result = Verified()
 
     def run(
@@ -440,11 +460,11 @@ class Verification:
             self._give_up(record, None, "record is not a decision")
             return False
         topic, partition, offset = decision.source
-        is_ours = (topic, partition) == (TRANSACTIONS, record.partition)
-        if not (is_ours and self._firsts.holds(partition, offset)):
+        firsts = self._firsts.get(topic) if partition == record.partition else None
+        if firsts is None or not firsts.holds(partition, offset):
             self._give_up(record, decision, "source is not a place of the same partition")
             return False
-        is_first = self._firsts.first(partition, offset, record.value or b"")
+        is_first = firsts.first(partition, offset, record.value or b"")
         if is_first is None:
             self.result.repeated += 1
             return False

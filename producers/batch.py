@@ -46,6 +46,8 @@ class EventBatch:
         One list of texts for each column that quality is asked by; for reports only as well.
     incumbents
         What the present system said of each event; empty where it spoke of none.
+    row
+        The number of each event's row in its file, from 1; `None` where events are made.
     """
 
     transaction_id: list[str]
@@ -59,6 +61,7 @@ class EventBatch:
     scenario: NDArray[np.int8] | None = None
     segments: tuple[list[str], ...] = ()
     incumbents: Sequence[Incumbent | None] = ()
+    row: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.transaction_id)
@@ -89,6 +92,7 @@ class EventBatch:
             scenario=None if self.scenario is None else self.scenario[start:stop],
             segments=tuple(texts[start:stop] for texts in self.segments),
             incumbents=self.incumbents[start:stop],
+            row=None if self.row is None else self.row[start:stop],
         )
 
     def take(self, rows: NDArray[np.intp]) -> "EventBatch":
@@ -105,12 +109,14 @@ class EventBatch:
             scenario=None if self.scenario is None else self.scenario[rows],
             segments=tuple([texts[row] for row in rows] for texts in self.segments),
             incumbents=[self.incumbents[row] for row in rows] if self.incumbents else (),
+            row=None if self.row is None else self.row[rows],
         )
 
 
 def joined(batches: Sequence[EventBatch]) -> EventBatch:
     """Put batches of one source together, in their order; at least one is needed."""
     scenarios = [batch.scenario for batch in batches if batch.scenario is not None]
+    rows = [batch.row for batch in batches if batch.row is not None]
     return EventBatch(
         transaction_id=_chained(batch.transaction_id for batch in batches),
         event_time_ms=np.concatenate([batch.event_time_ms for batch in batches]),
@@ -123,6 +129,7 @@ def joined(batches: Sequence[EventBatch]) -> EventBatch:
         scenario=np.concatenate(scenarios) if len(scenarios) == len(batches) else None,
         segments=_columns([batch.segments for batch in batches]),
         incumbents=_incumbents(batches),
+        row=np.concatenate(rows) if len(rows) == len(batches) else None,
     )
 
 

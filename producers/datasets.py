@@ -26,8 +26,9 @@ pipeline.errors.DataError: cards.pkl: pickled files are never loaded, since ... 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -43,10 +44,15 @@ from producers.batch import LABEL_UNKNOWN, EventBatch, joined
 from producers.columns import Column
 from producers.tokens import Tokeniser
 
+T = TypeVar("T")
+
 CHUNK_ROWS = 65_536
 CSV, PARQUET = ".csv", ".parquet"
 PICKLES = (".pkl", ".pickle")
 SCENARIO_COLUMNS = ("scenario", "TX_FRAUD_SCENARIO")
+
+Refused = Callable[[int, str], None]
+"""Takes the number of a row, from 1 without the header, and what is wrong with it."""
 
 
 def read_events(
@@ -57,6 +63,7 @@ def read_events(
     sort: bool = False,
     segments: Sequence[str] = (),
     tokeniser: Tokeniser | None = None,
+    refused: Refused | None = None,
 ) -> Iterator[EventBatch]:
     """Give a file's events in time order, in batches.
 
@@ -70,9 +77,12 @@ def read_events(
         Columns whose values stand beside the events, and are never part of one.
     tokeniser
         Replaces the card numbers of a schema that has some; without one they are refused.
+    refused
+        Called with the number of a row that does not fit and what is wrong with it; the others are
+        read on. Without it the first such row ends the reading.
     """
     wanted = _Wanted.of(path, schema, labels=labels, segments=segments, tokeniser=tokeniser)
-    batches = _batches(path, wanted)
+    batches = _batches(path, wanted, refused)
     if sort:
         yield from _sorted(list(batches))
     else:
@@ -203,15 +213,37 @@ def _each(path: Path, parts: Iterator[Any]) -> Iterator[Any]:
         yield part
 
 
-def _batches(path: Path, wanted: _Wanted) -> Iterator[EventBatch]:
+def _batches(path: Path, wanted: _Wanted, refused: Refused | None) -> Iterator[EventBatch]:
     first_row = 1
     for frame in frames(path, wanted.columns):
         if len(frame):
-            yield _batch(frame, wanted, first_row)
+            make = partial(_batch, wanted)
+            yield from fitting(frame, first_row, make, refused)
         first_row += len(frame)
 
 
-def _batch(frame: pd.DataFrame, wanted: _Wanted, first_row: int) -> EventBatch:
+def fitting(
+    frame: pd.DataFrame,
+    first_row: int,
+    make: Callable[[pd.DataFrame, int], T],
+    refused: Refused | None,
+) -> Iterator[T]:
+    """Make something of the rows that fit; a row that does not is found by halves."""
+    try:
+        yield make(frame, first_row)
+        return
+    except DataError as error:
+        if refused is None:
+            raise
+        if len(frame) == 1:
+            refused(first_row, str(error))
+            return
+    half = len(frame) // 2
+    for start, part in ((0, frame.iloc[:half]), (half, frame.iloc[half:])):
+        yield from fitting(part, first_row + start, make, refused)
+
+
+def _batch(wanted: _Wanted, frame: pd.DataFrame, first_row: int) -> EventBatch:
     schema = wanted.schema
 
     def column(name: str) -> Column:
@@ -255,6 +287,7 @@ def _batch(frame: pd.DataFrame, wanted: _Wanted, first_row: int) -> EventBatch:
         scenario=columns.scenarios(column(wanted.scenario)) if wanted.scenario else None,
         segments=tuple(columns.categories(column(name)) for name in wanted.segments),
         incumbents=_incumbents(wanted, column),
+        row=np.arange(first_row, first_row + len(frame)),
     )
 
 
@@ -270,18 +303,19 @@ def _incumbents(wanted: _Wanted, column: Callable[[str], Column]) -> list[Incumb
 
 def _in_order(batches: Iterator[EventBatch], wanted: _Wanted) -> Iterator[EventBatch]:
     """Pass batches on as long as time does not go back, also from one to the next."""
-    row, last = 1, EVENT_TIME_MS_MIN
+    last = EVENT_TIME_MS_MIN
     for batch in batches:
         times = np.concatenate([[last], batch.event_time_ms])
         back = np.flatnonzero(np.diff(times) < 0)
         if len(back):
             place = int(back[0])
+            assert batch.row is not None, "it was read from a file"
             raise DataError(
-                f"{wanted.file}: row {row + place:,}, column {wanted.schema.event_time!r}: "
+                f"{wanted.file}: row {batch.row[place]:,}, column {wanted.schema.event_time!r}: "
                 f"{_moment(times[place + 1])} comes after {_moment(times[place])}: "
                 "sort the file by time, or read it whole (sort)"
             )
-        row, last = row + len(batch), int(times[-1])
+        last = int(times[-1])
         yield batch
 
 
