@@ -1,5 +1,6 @@
 """`fraudstream check`: says in plain words what is wrong with the servers, and how to mend it."""
 
+import sys
 from collections.abc import Iterator
 
 import click
@@ -48,7 +49,7 @@ def check(role: str, as_json: bool) -> None:
         mark = click.style(f"{finding.status:<8}", fg=COLOURS[finding.status])
         click.echo(f"{mark} {finding.about}: {finding.text}")
     if "problem" in statuses:
-        click.get_current_context().exit(1)
+        sys.exit(1)
 
 
 def findings(settings: Settings, role: str) -> Iterator[Finding]:

@@ -139,7 +139,7 @@ def _not_allowed(kafka: Kafka, what: str, lacking: list[str]) -> Finding:
 def _partitions(name: str, topic: Topic, count: int, settings: Settings) -> Finding:
     about, wanted = f"topic {name}", topic.partitions or settings.partitions
     if count == wanted:
-        return ok(about, f"{count} partitions")
+        return ok(about, f"partitions: {count}")
     if topic.partitions:
         return problem(about, f"it has {count} partitions, and must have {wanted}")
     return problem(

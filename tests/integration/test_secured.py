@@ -371,7 +371,7 @@ def test_what_does_not_fit_the_schema_is_named_by_field_and_place_and_ends_with_
 
     found = [msgspec.json.decode(line) for line in done.out.splitlines()]
     said = [item["text"] for item in found if item["about"] == "records of payments.auth"]
-    assert done.code == 1
+    assert done.code == 1, done.out
     assert {item["status"] for item in found} >= {"ok", "problem"}
     assert re.match(r"\d of the last \d+ do not fit schema card", said[0])
     assert any(
