@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from pipeline.card_numbers import field_with_card_number
 from pipeline.currencies import CURRENCIES
 from pipeline.errors import Reason
-from pipeline.incumbent import Incumbent, IncumbentReader
+from pipeline.incumbent import Incumbent, IncumbentColumns
 from pipeline.label_words import OUTCOME_KINDS as OUTCOME_KINDS  # noqa: PLC0414 - a door
 from pipeline.label_words import SOURCES as SOURCES  # noqa: PLC0414 - a door
 from pipeline.label_words import OutcomeKind as OutcomeKind  # noqa: PLC0414 - a door
@@ -262,7 +262,8 @@ class TransactionDecoder:
         self._number_attributes = tuple(f"number{place}" for place in range(len(schema.numbers)))
         for attribute, item in zip(self._number_attributes, schema.numbers, strict=True):
             fields.append(_field(attribute, item.field, Number, None))
-        self._incumbent = _IncumbentColumns(schema, fields)
+        self._incumbent = IncumbentColumns(schema.incumbent)
+        fields += self._incumbent.fields
         self._decoder = _RecordDecoder("Transaction", fields)
         self._digits = schema.minor_digits
 
@@ -343,37 +344,6 @@ class TransactionDecoder:
             numbers=np.array(columns[4], dtype=np.float32).reshape(shape),
             incumbents=columns[5] if any(columns[5]) else (),
         )
-
-
-class _IncumbentColumns:
-    """Takes from records what the present system said; adds its fields to those of a decoder."""
-
-    def __init__(self, schema: Schema, fields: list[Any]) -> None:
-        names = schema.incumbent
-        self._reader = IncumbentReader(names) if names else None
-        self._has_score = names is not None and names.score is not None
-        self._has_action = names is not None and names.action is not None
-        if names and names.score:
-            fields.append(_field("incumbent_score", names.score, Any, msgspec.UNSET))
-        if names and names.action:
-            fields.append(_field("incumbent_action", names.action, Any, msgspec.UNSET))
-
-    def read(self, record: Any) -> tuple[Incumbent | None, int]:
-        """Give what was said, and how many fields said it."""
-        if self._reader is None:
-            return None, 0
-        score = record.incumbent_score if self._has_score else msgspec.UNSET
-        action = record.incumbent_action if self._has_action else msgspec.UNSET
-        if score is action is msgspec.UNSET:
-            return None, 0
-        given = (score is not msgspec.UNSET) + (action is not msgspec.UNSET)
-        if isinstance(score, list | dict) or isinstance(action, list | dict):
-            # It may be deep, or have a key twice: a count that no record fits has it looked at.
-            given += RECORD_BYTES_MAX
-        found = self._reader.read(
-            None if score is msgspec.UNSET else score, None if action is msgspec.UNSET else action
-        )
-        return found, given
 
 
 class LabelDecoder:

@@ -14,7 +14,7 @@ True
 (733, 'REJECT')
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -24,6 +24,8 @@ Part = Literal["score", "action"]
 
 # A score that was scaled down and up again is the same in so many digits.
 SCORE_DIGITS = 12
+# More fields than a record has bytes.
+NO_RECORD_FITS = 1 << 20
 
 
 class IncumbentFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,3 +118,38 @@ class IncumbentReader:
     def written_action(self, action: Action | None) -> str | None:
         """Give the first word for an action; where the present system has none, nothing."""
         return None if action is None else self._words.get(action)
+
+
+class IncumbentColumns:
+    """Takes what the present system said from decoded records; without names there is nothing.
+
+    `fields` are those of a decoder: attribute, field, type and default. Any value is taken, since
+    a wrong one must not cost the decision.
+    """
+
+    def __init__(self, names: IncumbentFields | None) -> None:
+        self._reader = IncumbentReader(names) if names else None
+        self._has_score = names is not None and names.score is not None
+        self._has_action = names is not None and names.action is not None
+        self.fields: list[tuple[str, str, Any, Any]] = []
+        if names and names.score:
+            self.fields.append(("incumbent_score", names.score, Any, msgspec.UNSET))
+        if names and names.action:
+            self.fields.append(("incumbent_action", names.action, Any, msgspec.UNSET))
+
+    def read(self, record: Any) -> tuple[Incumbent | None, int]:
+        """Give what was said, and how many fields said it."""
+        if self._reader is None:
+            return None, 0
+        score = record.incumbent_score if self._has_score else msgspec.UNSET
+        action = record.incumbent_action if self._has_action else msgspec.UNSET
+        if score is action is msgspec.UNSET:
+            return None, 0
+        given = (score is not msgspec.UNSET) + (action is not msgspec.UNSET)
+        if isinstance(score, list | dict) or isinstance(action, list | dict):
+            # It may be deep, or have a key twice: a count that no record fits has it looked at.
+            given = NO_RECORD_FITS
+        found = self._reader.read(
+            None if score is msgspec.UNSET else score, None if action is msgspec.UNSET else action
+        )
+        return found, given
