@@ -184,7 +184,7 @@ def mask_card_numbers_in_text(text: str) -> str:
     >>> mask_card_numbers_in_text("no card 4111111111111111")
     'no card ****************'
     """
-    return mask_card_numbers(text.encode(errors="surrogateescape")).decode(errors="surrogateescape")
+    return mask_card_numbers(text.encode(errors="surrogatepass")).decode(errors="surrogatepass")
 
 
 def _masked(found: re.Match[bytes]) -> bytes:

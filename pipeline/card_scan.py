@@ -65,7 +65,7 @@ class CardScan:
         """Look at a text or at bytes; `place` may depend on how many bytes stand before."""
         if value is None:
             return
-        data = value.encode(errors="surrogateescape") if isinstance(value, str) else value
+        data = value.encode(errors="surrogatepass") if isinstance(value, str) else value
         for start, digits in _numbers(data):
             self._add(where, place, start, digits)
 

@@ -228,9 +228,11 @@ def rotate(keys_dir: Path, owner: str, *, from_ms: int = 0) -> str:
     key_id = f"{owner}-{number}-{secrets.token_hex(2)}"
     if owner not in PAIR_OWNERS:
         lines = [secrets.token_hex(SECRET_BYTES)]
-        if owner == TOKENS_OWNER and current:
-            _check_later(current[0], current[1], from_ms)
-            lines.append(FROM + _moment(from_ms))
+        if owner == TOKENS_OWNER:
+            if current:
+                _check_later(current[0], current[1], from_ms)
+            # The first one is for all time before, unless it is asked not to be.
+            lines += [FROM + _moment(from_ms)] if current or from_ms else []
         name = TOKENS if owner == TOKENS_OWNER else LABELS
         data = "".join(line + "\n" for line in lines).encode()
         _write(keys_dir / name / f"{key_id}.key", data, PRIVATE_MODE)

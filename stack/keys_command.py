@@ -119,8 +119,8 @@ def retire_key(key_id: str, as_json: bool) -> None:
     of `card-tokens` no event of its time can be published from card numbers again.
     """
     settings = current_settings()
-    in_force = _in_force(token_keys(settings.keys_path))
-    if key_id == in_force:
+    is_tokens = owner_of(key_id) == TOKENS_OWNER
+    if is_tokens and key_id == _in_force(token_keys(settings.keys_path)):
         raise KeyFileError(f"{key_id} makes the tokens now: retire it once another one does")
     retire(settings.keys_path, key_id)
     _say([key_id], "retired", settings, as_json=as_json)

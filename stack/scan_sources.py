@@ -184,11 +184,12 @@ def _scan_parquet(scan: CardScan, where: str, path: Path, moved: Moved) -> None:
     with pq.ParquetFile(path) as file:
         for name, text in (file.metadata.metadata or {}).items():
             scan.text(where, name + b" " + text, "metadata")
+        for name in file.schema_arrow.names:
+            scan.text(where, name, "name of a column")
         first, rows = 1, max(file.metadata.num_rows, 1)
         size = path.stat().st_size
         for batch in file.iter_batches(batch_size=PARQUET_ROWS):
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
-                scan.text(where, name, "name of a column")
                 _scan_column(scan, where, name, column, first)
             first += batch.num_rows
             moved(size * batch.num_rows // rows, where)

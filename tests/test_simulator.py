@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pipeline.card_numbers import is_card_number
 from pipeline.errors import SettingError
-from pipeline.events import is_card_number
 from producers.batch import EventBatch, joined
 from producers.simulator import (
     BURST_AMOUNT_MINOR_MAX,

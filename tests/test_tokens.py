@@ -171,6 +171,14 @@ def test_a_moment_is_read_back_as_it_was_written(folder: Path) -> None:
     assert found.secret.hex() not in repr(found)
 
 
+def test_a_first_key_may_have_a_moment_too(tmp_path: Path) -> None:
+    rotate(tmp_path, "card-tokens", from_ms=CHANGE_MS)
+
+    assert Tokeniser(tmp_path).token(CARDS[0], CHANGE_MS)
+    with pytest.raises(KeyFileError, match="as early as"):
+        Tokeniser(tmp_path).token(CARDS[0], CHANGE_MS - 1)
+
+
 @pytest.mark.parametrize("line", ["since 2026", "from tomorrow", "from 2026-11-01T12:00:00"])
 def test_a_key_with_an_odd_second_line_is_refused(folder: Path, line: str) -> None:
     [file] = (folder / "tokens").iterdir()
