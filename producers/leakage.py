@@ -31,7 +31,7 @@ MISTAKES_MAX = 0.01
 # A value must come so often on average, or each row would tell its own label.
 ROWS_A_VALUE_MIN = 5
 RANKED_MIN = 0.995
-FRAUD = frozenset(("1", "1.0", "true", "t", "y", "yes", "fraud", "bad"))
+FRAUD = frozenset(("1", "1.0", "true", "t", "y", "yes", "fraud", "bad", "j", "ja"))
 
 
 def leaks_of(profile: Profile, label: Profile | None) -> str:

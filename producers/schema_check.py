@@ -85,8 +85,8 @@ class FileCheck:
     ----------
     repeated_ids
         Rows whose event id came before: decided once, so the file fits all the same.
-    backwards
-        The first rows whose time is before that of the row above, which replay refuses.
+    disorder
+        Rows whose time is before that of the row above, which replay refuses.
     """
 
     file: str

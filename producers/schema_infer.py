@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from pipeline.currencies import CURRENCIES
@@ -30,33 +31,41 @@ from producers.column_profile import EMAIL, IDENTIFIER, IP, OF_FORM, Profile, pr
 from producers.columns import CATEGORY_LENGTH_MAX, Column, ColumnError
 from producers.leakage import leaks_of
 
+OFFSET = re.compile(r"(?:Z|[+-][0-9]{2}:?[0-9]{2})$")
+# A few rows are in order by chance.
+ORDERED_ROWS_MIN = 20
+
 Table = Literal["entity", "category", "number"]
 
 # Whose history matters most, the first that there is becomes the partition key.
 PARTITION_WORDS = (
     *("card", "pan", "cc", "token", "iban", "account", "acct", "konto", "customer", "cust"),
-    *("client", "user", "member", "payer", "sender", "orig", "kunde", "subscriber", "policy"),
+    *("client", "user", "member", "payer", "sender", "orig", "subscriber", "policy"),
+    *("kunde", "kundennr", "kundennummer", "karte", "kartennr", "kontonr", "kontonummer"),
 )
 OTHER_WORDS = (
     *("terminal", "merchant", "merch", "device", "ip", "email", "mail", "phone", "shop", "store"),
     *("pos", "seller", "beneficiary", "receiver", "recipient", "dest", "address", "fingerprint"),
-    *("payee", "vendor", "counterparty", "session", "cookie"),
+    *("payee", "vendor", "counterparty", "session", "cookie", "haendler", "kasse"),
 )
 EVENT_WORDS = (
     *("transaction", "txn", "tx", "trans", "event", "order", "payment", "auth", "claim"),
-    *("operation", "purchase", "invoice"),
+    *("operation", "purchase", "invoice", "beleg", "buchung"),
 )
 ID_WORDS = ("id", "uuid", "guid", "no", "number", "num", "ref", "reference", "key", "nr", "index")
 AMOUNT_WORDS = ("amount", "amt", "betrag", "montant", "importe", "total", "price", "value", "sum")
 CURRENCY_WORDS = ("currency", "ccy", "curr", "cur", "waehrung")
 # The earlier, the more likely the truth itself.
-LABEL_WORDS = ("fraud", "fraudulent", "phishing", "label", "class", "target", "truth", "chargeback")
+LABEL_WORDS = (
+    *("fraud", "fraudulent", "phishing", "betrug", "label", "class", "target", "truth"),
+    "chargeback",
+)
 CODE_WORDS = (
     *("code", "type", "kind", "zip", "postal", "postcode", "mcc", "category", "cat", "country"),
     *("channel", "brand", "state", "region", "city", "domain", "status", "method", "entry", "mode"),
 )
 TRUTHS = frozenset(
-    ("0", "1", "0.0", "1.0", "true", "false", "y", "n", "yes", "no", "t", "f")
+    ("0", "1", "0.0", "1.0", "true", "false", "y", "n", "yes", "no", "t", "f", "j", "ja", "nein")
     + ("fraud", "genuine", "legit", "legitimate", "normal", "ok", "bad", "good", "not fraud")
 )
 LABELS_READ = frozenset(columns.VERDICTS)
@@ -219,6 +228,9 @@ class _Inference:
                 found.append((rank, profile, form))
         if not found:
             what = "no column holds times: add one, as RFC 3339 (2026-11-01T12:00:00Z)"
+            since = [profile.name for profile in self._free.values() if _never_falls(profile)]
+            if since:
+                what += f"; {since[0]!r} never falls: is it the time since a beginning?"
             self._out.needs.append(Need(MISSING_TIME, what))
             return Choice(MISSING_TIME, "no column of the file holds times", False)
         _, profile, form = max(found, key=lambda item: item[0])
@@ -237,7 +249,9 @@ class _Inference:
             self._need(profile, f"holds dates alone: {what}")
         elif not form.loads:
             self._need(profile, _time_need(form.name, form.is_ambiguous))
-        elif not form.has_clock:
+        elif form.name == "RFC 3339" and not any(map(OFFSET.search, profile.forms)):
+            why += "; without an offset it is UTC"
+        if form.loads and not form.has_clock:
             why += "; dates alone, so all events of a day are at midnight"
         return Choice(profile.name, why, sure)
 
@@ -404,11 +418,15 @@ def _may_be_entity(profile: Profile) -> bool:
 
 def _table_of(profile: Profile, rows: int) -> tuple[Table | None, str, bool]:
     """Say whether a column is a category or a number, and why; or why it is neither."""
-    if profile.distinct == 1 and not profile.nulls and rows > 1:
-        return None, f"the same in all rows, {profile.evidence()}", True
+    if nothing := _teaches_nothing(profile, rows):
+        return None, f"{nothing}, {profile.evidence()}", True
     words = set(profile.words)
     is_id = bool(words.intersection((*PARTITION_WORDS, *OTHER_WORDS)))
-    is_id = is_id or any(profile.share(form) >= OF_FORM for form in (EMAIL, IP))
+    is_id = (
+        is_id
+        and profile.numeric != "decimal"
+        or any(profile.share(form) >= OF_FORM for form in (EMAIL, IP))
+    )
     is_code = bool(words.intersection(CODE_WORDS))
     if _decodes(profile, "number") and not is_code and not is_id:
         return "number", profile.evidence(), profile.numeric is not None
@@ -422,6 +440,19 @@ def _table_of(profile: Profile, rows: int) -> tuple[Table | None, str, bool]:
         return "category", evidence, True
     said = profile.evidence(examples=False)
     return None, f"too many different texts for a category, {said}", True
+
+
+def _teaches_nothing(profile: Profile, rows: int) -> str:
+    if profile.distinct == 1 and not profile.nulls and rows > 1:
+        return "the same in all rows"
+    is_number = profile.numeric == "whole" and profile.is_unique and _never_falls(profile)
+    return "a row number, or a time since a beginning" if is_number else ""
+
+
+def _never_falls(profile: Profile) -> bool:
+    if profile.numeric is None or profile.nulls or profile.distinct < ORDERED_ROWS_MIN:
+        return False
+    return bool((np.diff(profile.numbers) >= 0).all())
 
 
 def _decodes(profile: Profile, table: Table) -> bool:

@@ -124,6 +124,7 @@ def test_an_amount_that_is_none_is_said(text: str) -> None:
     assert str(found.amount_minor).startswith("expected ")
 
 
+@settings(deadline=None)
 @given(minor=st.integers(0, 1_000_000_000))
 def test_every_amount_survives(minor: int) -> None:
     found = case_of(amount=str(Decimal(minor).scaleb(-2)))

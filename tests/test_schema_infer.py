@@ -190,6 +190,16 @@ def test_what_is_missing_is_named_and_the_text_loads() -> None:
     assert list(found) == ["event_time", "event_id"]
 
 
+def test_a_time_since_a_beginning_is_no_time_but_named() -> None:
+    frame = payments(bookedAt=None, step=lambda row: row // 3, row=lambda row: row + 7)
+    proposal = proposal_of(frame)
+
+    [need] = proposal.needs
+    assert need.column == "event_time"
+    assert "'step' never falls: is it the time since a beginning?" in need.what
+    assert "row" not in roles(proposal), "a row number teaches nothing"
+
+
 def test_odd_names_become_names_of_a_schema() -> None:
     proposal = proposal_of(payments(**{"Größe in m²": [1, 2, 3], "größe in m2": [4, 5]}))
     text = rendered(proposal, file="table.csv", looked_at="all")
