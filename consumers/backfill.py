@@ -20,7 +20,7 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -228,13 +228,3 @@ class Backfill:
         landed: asyncio.Future[Sequence[int]] = asyncio.get_running_loop().create_future()
         landed.set_result(offsets)
         return landed
-
-
-async def work_off(
-    backfill: Backfill, steps: Iterable[HistoryStep], report: Callable[[HistoryStep], None]
-) -> None:
-    """Do all steps in their order, and publish the last models."""
-    for step in steps:
-        await backfill.step(step)
-        report(step)
-    await backfill.finish()

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -164,15 +164,17 @@ class Worker:
         # What operators said before anything is decided, and before a version is taken.
         await self._controls.start()
         await self._feed.start()
-        tasks = [
-            self._guarded(self._controls.follow()),
-            self._guarded(self._feed.follow()),
-            self._guarded(self._tick()),
-            self._guarded(self._parts.rules.follow()),
+        self._run(
             keep_watching_the_loop(),
-        ]
-        self._running = [asyncio.create_task(task) for task in tasks]
+            *map(self._guarded, (self._controls.follow(), self._feed.follow())),
+            self._guarded(self._parts.rules.follow()),
+        )
         await self._app.start()
+        # It asks the consumer, which has no thread before.
+        self._run(self._guarded(self._tick()))
+
+    def _run(self, *tasks: Coroutine[Any, Any, None]) -> None:
+        self._running += [asyncio.create_task(task) for task in tasks]
 
     def _control_refused(self, fault: ControlFault) -> None:
         self.counts.controls_refused[fault] += 1

@@ -239,11 +239,15 @@ async def _work_off(
             day = datetime.fromtimestamp(step.start_ms / 1_000, UTC)
             show(step.end + len(history.rejects), f"{rate:,.0f}/s  {day:%Y-%m-%d %H:%M}")
 
-        for step in history.steps():
-            if stopped():
-                raise click.Abort
-            await work.step(step)
-            report(step)
+        try:
+            for step in history.steps():
+                if stopped():
+                    raise click.Abort
+                await work.step(step)
+                report(step)
+        finally:
+            # What was set aside tells why reading ended, if it did.
+            _write(plan.rejects, history.rejects)
         await work.finish()
     if not history.accepted:
         raise DataError(f"{plan.file.name}: no row of it fits the schema {plan.schema.name!r}")
