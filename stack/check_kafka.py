@@ -14,13 +14,14 @@ from kafka.errors import (
     for_code,
 )
 
+from pipeline.connection_settings import PLAINTEXT
 from pipeline.errors import FraudstreamError, SettingError
 from pipeline.settings import Settings
 from pipeline.topics import DECISIONS, MODELS, TOPICS, Topic
 from stack import kafka_clients
 from stack.check_certificates import check_files, check_reach
 from stack.findings import Finding, ok, problem, warning
-from stack.kafka_address import Kafka, KafkaSecurity, host_and_port, kafka_of
+from stack.kafka_address import Kafka, host_and_port, kafka_of
 from stack.plain_errors import said
 from stack.roles import DESCRIBE, Role
 
@@ -69,7 +70,7 @@ def check_kafka(kafka: Kafka, settings: Settings, role: Role) -> Iterator[Findin
 def demand_permissions(servers: str, settings: Settings, role: Role) -> None:
     """Refuse to start where a permission is missing: the clients would wait for it, silently."""
     kafka = kafka_of(servers)
-    if kafka.security == KafkaSecurity():
+    if kafka.security.security == PLAINTEXT:
         return
     admin = kafka_clients.admin(kafka, bootstrap_timeout_ms=CONNECT_MS_MAX)
     try:

@@ -12,8 +12,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
 
+from pipeline.connection_settings import PLAINTEXT
 from pipeline.errors import SettingError
-from stack.kafka_address import KafkaSecurity, async_connection, kafka_of, sync_connection
+from stack.kafka_address import async_connection, kafka_of, sync_connection
 from stack.reaching import NOBODY, unreachable
 
 Client = TypeVar("Client")
@@ -47,7 +48,7 @@ def async_producer(servers: str, **options: Any) -> AIOKafkaProducer:
 def _made(make: Callable[..., Client], servers: str, options: dict[str, Any]) -> Client:
     kafka = kafka_of(servers)
     # A broker that is away is waited for by the client itself; what is refused stays refused.
-    if kafka.security != KafkaSecurity():
+    if kafka.security.security != PLAINTEXT:
         problem = unreachable(kafka)
         if problem and NOBODY not in problem:
             raise _unusable(problem)
