@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumers.commands import label
 from consumers.dead_letters import InputRecord, dead_letter
 from pipeline.card_numbers import (
     find_card_numbers,
@@ -26,6 +28,7 @@ from pipeline.errors import DataError
 from pipeline.events import LabelDecoder, Problem, TransactionDecoder
 from pipeline.log_masking import MaskingFormatter
 from pipeline.schema import parse_schema
+from pipeline.settings import Settings
 from producers.datasets import read_events
 from tests.card_numbers import CARDS, SCHEMA_TEXT, grouped
 from tests.strategies import CARD, event_bytes, label_bytes
@@ -248,3 +251,9 @@ def test_a_number_in_the_wrong_column_of_a_file_is_not_shown(
         list(read_events(path, SCHEMA))
     assert f"row 1, column {column!r}" in str(caught.value)
     assert NUMBER not in str(caught.value) and GROUPED not in str(caught.value)
+
+
+def test_who_labels_is_no_number() -> None:
+    result = CliRunner().invoke(label, ["t1", "fraud", "--by", f"ana {GROUPED}"], obj=Settings())
+
+    assert str(result.exception) == "--by: expected a name, got a card number"

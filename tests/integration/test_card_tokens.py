@@ -230,6 +230,25 @@ def test_no_number_is_kept_or_said_anywhere(life: Life) -> None:
     assert looked["files"] >= 10
 
 
+def test_a_number_planted_in_any_file_that_was_kept_is_found(life: Life, tmp_path: Path) -> None:
+    kept = [file for file in life.kept.iterdir() if file.is_file()]
+    for file in kept:
+        copy = tmp_path / file.name
+        if file.suffix == ".parquet":
+            frame = pd.read_parquet(file)
+            frame.loc[EVENTS - 1, "card_id"] = PLANTED
+            frame.to_parquet(copy)
+        else:
+            copy.write_bytes(file.read_bytes() + f" {PLANTED} ".encode())
+
+    found = life.search(tmp_path)
+
+    assert {"worker.log", "model.snapshot", "made.parquet", "report.html"} <= {
+        file.name for file in kept
+    }
+    assert found["by_source"] == {f"file {tmp_path / file.name}": 1 for file in kept}
+
+
 def test_a_number_that_arrives_in_clear_stays_where_it_came_and_goes_nowhere(life: Life) -> None:
     arrived, others = life.after_refusal["transactions"], life.after_refusal["others"]
 
