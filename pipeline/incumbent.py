@@ -106,7 +106,8 @@ class IncumbentReader:
             return None
         if not self._least <= score <= self._most:
             return None
-        return (score - self._low) / (self._high - self._low)
+        # Without a sign: on a scale that runs down, the least suspicious would be -0.
+        return abs((score - self._low) / (self._high - self._low))
 
     def written_score(self, ratio: float | None) -> float | None:
         """Put a score back on the scale of the present system."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import msgspec
+from kafka.errors import KafkaError
 from rich.console import Console
 from rich.table import Column
 from rich.table import Table as DrawnTable
@@ -15,6 +16,7 @@ from pipeline.comparison.columns import ComparisonLog
 from pipeline.comparison.compare import Comparison, compare
 from pipeline.comparison.reading import AMOUNT, check_segments, decided_of, take_labels
 from pipeline.comparison.words import notes, tables, verdict
+from pipeline.errors import DataError
 from pipeline.mistakes import Costs
 from pipeline.quality.budget import ALERTS_A_DAY
 from pipeline.reporting.words import Table, period_text
@@ -102,9 +104,12 @@ def _read_topics(log: ComparisonLog, servers: str, schema: Schema, segments: Seq
     def decide(values: list[bytes | None]) -> None:
         log.decide(decided_of(values, segments, schema.minor_digits))
 
-    # Labels first: each label's decision was there before it.
-    _read_topic(servers, TRAINING, lambda values: take_labels(log, values))
-    _read_topic(servers, DECISIONS, decide)
+    try:
+        # Labels first: each label's decision was there before it.
+        _read_topic(servers, TRAINING, lambda values: take_labels(log, values))
+        _read_topic(servers, DECISIONS, decide)
+    except KafkaError as error:
+        raise DataError(f"Kafka at {servers} does not answer: {error}") from error
 
 
 def _read_topic(servers: str, topic: str, take: Callable[[list[bytes | None]], None]) -> None:

@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_left_out_and_named(
 
 
 def test_a_scale_may_run_the_other_way() -> None:
-    assert read(GOOD_IS_HIGH, points=999) == Incumbent(0.0)
+    assert str(read(GOOD_IS_HIGH, points=999)) == str(Incumbent(0.0))
     assert read(GOOD_IS_HIGH, points=0) == Incumbent(1.0)
 
 
