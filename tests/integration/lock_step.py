@@ -5,6 +5,7 @@ what a backfill makes of the file, bit for bit. What is waited for stands in Red
 only after the commits, so their ends say too little.
 """
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -39,8 +40,18 @@ class LockStep:
     settings: Settings
     redis: redis.Redis
     worker: Running
+    trainer: Running
     decided: dict[int, list[int]] = field(default_factory=dict)
     probe: Sent | None = None
+
+    def __post_init__(self) -> None:
+        self.trainer.started.process.send_signal(signal.SIGSTOP)
+
+    def end(self) -> None:
+        """End both, the trainer able to hear of it."""
+        assert self.worker.end().exit_code == 0
+        self.trainer.started.process.send_signal(signal.SIGCONT)
+        assert self.trainer.end().exit_code == 0
 
     def step(self, step: HistoryStep) -> None:
         self.learn(step)
@@ -55,13 +66,18 @@ class LockStep:
                 self.wait(lambda p=p: self.has_matured(p), f"the decisions of {p} have matured")
 
     def learn(self, step: HistoryStep) -> None:
-        """Let the labels of a step be joined and learned, and what was learned be in force."""
+        """Let the labels of a step be joined and learned, and what was learned be in force.
+
+        Only now the trainer goes on: what matures while a step is decided is learned with the next.
+        """
         for p, records in step.labels.items():
             self.send(FEEDBACK, [(p, record.key, record.value) for record in records])
         examples = sum(self.joined(p)[1] for p in range(self.settings.partitions))
+        self.trainer.started.process.send_signal(signal.SIGCONT)
         self.wait(lambda: self.position(TRAINING) == examples, f"{examples} are learned")
         if examples:
             self.adopt(examples)
+        self.trainer.started.process.send_signal(signal.SIGSTOP)
 
     def send(self, topic: str, records: list[Sent]) -> None:
         last: Counter[int] = Counter()
