@@ -42,7 +42,8 @@ from stack.servers import Endpoints
 EFFECTIVE = (
     *(*SCORING, *LEARNING, "rules", "partitions", "batch_events_max", "maturity_days"),
     *("duplicate_days", "duplicate_ids_max", "feedback_limit", "review_limit"),
-    "pending_label_seconds",
+    *("pending_label_seconds", "breaker_decline_share_max", "breaker_amount_minor_max"),
+    *("breaker_window_minutes", "breaker_events_min"),
 )
 SOURCES_OF_FILES = tuple(source for source in get_args(Source) if source != "matured")
 
