@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.events import OUTCOME_KINDS, SOURCES
+from pipeline.label_words import OUTCOME_KINDS, SOURCES
 from pipeline.records import VERDICTS
 from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
 

@@ -17,8 +17,9 @@ from consumers.waiting_store import verdict_change
 from pipeline.commit import Change, OutboxRecord
 from pipeline.counts import WorkerCounts
 from pipeline.errors import Reason
-from pipeline.events import Label, Problem, Source, Verdict
+from pipeline.events import Label, Problem
 from pipeline.feedback import Settled, join, matured_label
+from pipeline.label_words import Source, Verdict
 from pipeline.records import VERDICTS, DecisionRecord, encode_record
 from pipeline.schema import Schema
 from pipeline.stored_rows import sealed

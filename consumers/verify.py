@@ -14,6 +14,7 @@ from pipeline.feature_verification import FeaturesVerified, FeatureVerification
 from pipeline.features import FeatureKernel
 from pipeline.partitioner import partition_of
 from pipeline.policy import Policy
+from pipeline.recomputation import Expected, Recomputation, Run, differences
 from pipeline.records import DecisionRecord, decode_decisions, decode_examples
 from pipeline.rules import is_of_rules, load_rules
 from pipeline.schema import Schema
@@ -21,12 +22,8 @@ from pipeline.settings import Settings
 from pipeline.signing import ModelVerifier
 from pipeline.topics import DECISIONS, TRAINING, TRANSACTIONS
 from pipeline.verification import (
-    Expected,
-    Recomputation,
-    Run,
     Verification,
     Verified,
-    differences,
     place_of,
 )
 from pipeline.version_fold import TrainingLog, TrainingRecords, VersionFold

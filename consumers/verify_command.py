@@ -14,8 +14,12 @@ from rich.table import Table
 from consumers.verify import Recomputed, RecordedLogs, Thresholds
 from pipeline.errors import DataError
 from pipeline.feature_verification import FeaturesVerified
+from pipeline.recomputation import Expected
 from pipeline.schema import load_schema
-from pipeline.verification import Expected, Finding, Verified
+from pipeline.verification import (
+    Finding,
+    Verified,
+)
 from stack.connections import current_settings, kafka_servers_of
 
 

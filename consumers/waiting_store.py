@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from consumers.redis_store import RedisStore
 from pipeline.commit import Change, OutboxRecord
-from pipeline.events import OutcomeKind
+from pipeline.label_words import OutcomeKind
 from pipeline.stored_rows import damaged
 from pipeline.topics import DECISIONS
 from pipeline.verdicts import KnownVerdict

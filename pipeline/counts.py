@@ -27,7 +27,7 @@ from pipeline.errors import (
     Reason,
     SnapshotFault,
 )
-from pipeline.events import OUTCOME_KINDS, SOURCES, OutcomeKind, Source, Verdict
+from pipeline.label_words import OUTCOME_KINDS, SOURCES, OutcomeKind, Source, Verdict
 from pipeline.records import ACTIONS, MODES, OVERRULING, VERDICTS, Action, Mode
 from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
 from pipeline.verdicts import LABEL_PATHS, LabelPath

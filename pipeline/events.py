@@ -1,8 +1,7 @@
 """The strict codec: bytes become columns, or a `Rejected` that says where and why.
 
 A rejected record is a value, not an exception: the worker sends it to the dead letters, replay
-counts it, and its neighbours in the batch never notice. Values never appear in what is said about
-a rejection, since a card number may be among them.
+counts it. No value appears in what is said of it, since it may be a card number.
 
 >>> from pipeline.schema import load_schema
 >>> decoder = TransactionDecoder(load_schema("card"))
@@ -32,11 +31,7 @@ from pipeline.card_numbers import field_with_card_number
 from pipeline.currencies import CURRENCIES
 from pipeline.errors import Reason
 from pipeline.incumbent import Incumbent, IncumbentColumns
-from pipeline.label_words import OUTCOME_KINDS as OUTCOME_KINDS  # noqa: PLC0414 - a door
-from pipeline.label_words import SOURCES as SOURCES  # noqa: PLC0414 - a door
-from pipeline.label_words import OutcomeKind as OutcomeKind  # noqa: PLC0414 - a door
-from pipeline.label_words import Source as Source  # noqa: PLC0414 - a door
-from pipeline.label_words import Verdict as Verdict  # noqa: PLC0414 - a door
+from pipeline.label_words import OUTCOME_KINDS, SOURCES, OutcomeKind, Source
 from pipeline.schema import Schema
 from pipeline.strict_json import shape_problem
 

@@ -19,11 +19,15 @@ from pipeline.features import FeatureKernel
 from pipeline.learner import Learner
 from pipeline.profiles import MemoryProfiles
 from pipeline.recent_ids import MemoryIds
+from pipeline.recomputation import Recorded
 from pipeline.records import DecisionRecord, decode_decisions, unpack_features
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 from pipeline.topics import TRANSACTIONS
-from pipeline.verification import FINDINGS_MAX, Finding, Recorded
+from pipeline.verification import (
+    FINDINGS_MAX,
+    Finding,
+)
 from pipeline.version_fold import TrainingCursor, TrainingLog
 
 PARTITION = 0

@@ -23,7 +23,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pipeline.events import Label, Outcome, OutcomeKind
+from pipeline.events import Label, Outcome
+from pipeline.label_words import OutcomeKind
 from pipeline.records import Action, DecisionRecord, Taken, TrainingExample
 from pipeline.verdicts import KnownVerdict, LabelPath, settle
 

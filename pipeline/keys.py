@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from pipeline.errors import KeyFileError
-from pipeline.events import SOURCES, Source
+from pipeline.label_words import SOURCES, Source
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@
 >>> handler.setFormatter(MaskingFormatter(handler.formatter))
 >>> handler.handle(logging.makeLogRecord({"msg": "refused: %s", "args": ("4111111111111111",)}))
 True
->>> page.getvalue()
-'refused: ****************\n'
+>>> page.getvalue().rstrip()
+'refused: ****************'
 """
 
 import logging

@@ -7,7 +7,7 @@ reads them through the table in `metric_table.py`. Each process has a registry o
 >>> registry = worker_registry(counts)
 >>> counts.decisions["review", "act"] += 1
 >>> registry.get_sample_value("fraud_decisions_total", {"action": "review", "mode": "act"})
-1
+1.0
 """
 
 from collections.abc import Callable, Iterable

@@ -27,9 +27,9 @@ from pipeline.counts import Buckets
 from pipeline.drift import Detection, ErrorDrift, ScorePsi
 from pipeline.durations import DAY_MS
 from pipeline.errors import REASONS
-from pipeline.events import SOURCES
 from pipeline.feature_drift import FeaturePsi
 from pipeline.label_maturity import LabelledShare, LabelMaturity
+from pipeline.label_words import SOURCES
 from pipeline.prequential import PrequentialWindow, Totals, WindowQuality
 from pipeline.records import (
     ACTIONS,

@@ -26,8 +26,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipeline.actions import ACTIONS as ACTIONS  # noqa: PLC0414 - a door
 from pipeline.actions import Action as Action  # noqa: PLC0414 - a door
-from pipeline.events import Source, Verdict
 from pipeline.incumbent import Incumbent
+from pipeline.label_words import Source, Verdict
 
 T = TypeVar("T")
 

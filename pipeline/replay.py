@@ -22,11 +22,12 @@ from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.engine import Decisions, Engine, Version
 from pipeline.errors import SnapshotError
 from pipeline.evaluation import Quality
-from pipeline.events import SOURCES, Label, Transactions
+from pipeline.events import Label, Transactions
 from pipeline.examples import Examples
 from pipeline.features import FeatureKernel
 from pipeline.feedback import MemoryWaiting, Settled, WentThrough, matured_label, went_through
 from pipeline.label_source import ConstantDelay, LabelSource
+from pipeline.label_words import SOURCES
 from pipeline.learner import Learner
 from pipeline.model_timing import TimedModel
 from pipeline.profiles import MemoryProfiles

@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pipeline.errors import KeyFileError
-from pipeline.events import Label, Problem, Source
+from pipeline.events import Label, Problem
 from pipeline.keys import (
     LABELS,
     MODELS_OWNER,
@@ -31,6 +31,7 @@ from pipeline.keys import (
     private_keys,
     public_keys,
 )
+from pipeline.label_words import Source
 from pipeline.settings import OFF, Settings
 
 SIGNATURE_HEADER = "fraud.signature"

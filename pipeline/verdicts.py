@@ -21,7 +21,8 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from pipeline.events import SOURCES, Label, Source
+from pipeline.events import Label
+from pipeline.label_words import SOURCES, Source
 
 LabelPath = Literal[
     "learned", "corrected", "repeated", "confirmed", "contradicted", "superseded", "unknown"

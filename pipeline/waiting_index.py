@@ -17,7 +17,7 @@ IndexPlace(bucket=451, field=b'Q\\x15\\xf0\\x9b\\x0b\\xc2')
 import hashlib
 from dataclasses import dataclass
 
-from pipeline.events import OUTCOME_KINDS, OutcomeKind
+from pipeline.label_words import OUTCOME_KINDS, OutcomeKind
 from pipeline.verdicts import KnownVerdict, is_packed_verdict
 
 OFFSET_BYTES = 6

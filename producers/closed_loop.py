@@ -45,8 +45,9 @@ from numpy.typing import NDArray
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.engine import Decisions
 from pipeline.errors import SettingError
-from pipeline.events import Label, Outcome, OutcomeKind, Source, Transactions
+from pipeline.events import Label, Outcome, Transactions
 from pipeline.label_source import Known
+from pipeline.label_words import OutcomeKind, Source
 from pipeline.records import Taken
 from producers.encoding import label_id_of
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 
-from pipeline.events import Source, Verdict
 from pipeline.incumbent import Incumbent, IncumbentFields, IncumbentReader
+from pipeline.label_words import Source, Verdict
 from pipeline.schema import Schema
 from producers.batch import EventBatch
 

@@ -23,10 +23,11 @@ from consumers.model_topic import PublishedModels, read_models
 from consumers.redis_store import RedisStore, as_bytes
 from pipeline.cli import LEARNING, SCORING
 from pipeline.errors import DataError, SettingError
-from pipeline.events import Label, LabelDecoder, Source
+from pipeline.events import Label, LabelDecoder
 from pipeline.features import FeatureKernel
 from pipeline.history import PREFIX, HistoryStep
 from pipeline.keys import init_keys
+from pipeline.label_words import Source
 from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
 from pipeline.signing import ModelVerifier

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from pipeline.durations import DAY_MS
 from pipeline.engine import Decisions
-from pipeline.events import OutcomeKind, Transactions
+from pipeline.events import Transactions
 from pipeline.feedback import WentThrough, went_through
 from pipeline.label_source import ConstantDelay, Known
+from pipeline.label_words import OutcomeKind
 from pipeline.policy import DECLINE
 from pipeline.records import Action, Taken
 from pipeline.replay import Labelled, Replay, ReplayOptions

@@ -16,11 +16,16 @@ from pipeline.controls import (
 )
 from pipeline.keys import init_keys
 from pipeline.policy import Policy
+from pipeline.recomputation import Recomputation
 from pipeline.records import DecisionRecord, decode_decisions, encode_record
 from pipeline.replay import Replay, ReplayOptions
 from pipeline.settings import Settings
 from pipeline.signing import ControlSigner, ControlVerifier
-from pipeline.verification import POLICY_UNKNOWN, Recomputation, Verification, Verified
+from pipeline.verification import (
+    POLICY_UNKNOWN,
+    Verification,
+    Verified,
+)
 from pipeline.version_fold import VersionFold
 from producers.simulator import SimulatorOptions, simulate
 from tests.recorded import KERNEL, NAMES, Partition, as_log, chunks, training, transactions
@@ -28,8 +33,8 @@ from tests.strategies import CARD, DAY_MS, MONDAY_MS
 
 LOG = training(100)
 SETTINGS = Settings(
-    partitions=1, review_score_min=0.05, decline_score_min=0.07,
-    breaker_decline_share_max=0.05, breaker_events_min=10,
+    partitions=1, review_score_min=0.125, decline_score_min=0.135,
+    breaker_decline_share_max=0.5, breaker_events_min=4,
 )  # fmt: skip
 SAID = ("ana", "because", MONDAY_MS)
 EACH = 40
@@ -69,7 +74,7 @@ def partition(log: ControlLog) -> Partition:
 
 
 def verified(
-    partition: Partition, log: ControlLog | None, policy: tuple[float, float] = (0.05, 0.07)
+    partition: Partition, log: ControlLog | None, policy: tuple[float, float] = (0.125, 0.135)
 ) -> Verified:
     fold = VersionFold(CARD, NAMES, as_log(LOG), end=len(LOG))
     known = [Policy(KERNEL.table, review_score_min=policy[0], decline_score_min=policy[1])]
@@ -150,7 +155,7 @@ def test_a_replay_that_observes_differs_in_nothing_but_mode_and_what_is_taken() 
         seen = told.setdefault(mode, [])
         run = Replay(
             CARD,
-            replace(SETTINGS, mode=mode, decline_score_min=0.051),
+            replace(SETTINGS, mode=mode, review_score_min=0.05, decline_score_min=0.051),
             ReplayOptions(DAY_MS),
             decided=lambda found, seen=seen: seen.extend(  # type: ignore[misc]
                 found.records("transactions", 0, [0] * 10_000)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from pipeline.card_numbers import is_card_number, mask_card_numbers
 from pipeline.events import (
     AMOUNT_MINOR_MAX,
-    SOURCES,
     Label,
     LabelDecoder,
     Outcome,
@@ -20,6 +19,7 @@ from pipeline.events import (
     encode_label,
     minor_units,
 )
+from pipeline.label_words import SOURCES
 from tests.armour.cases import CARD_NUMBER, SECRET
 from tests.strategies import (
     CARD,

@@ -235,7 +235,8 @@ def test_a_key_that_never_comes_twice_has_no_history_in_the_features() -> None:
 
 def test_the_document_shows_a_schema_and_a_file_that_replay(tmp_path: Path) -> None:
     blocks = re.findall(r"```(toml|csv)\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    for kind, text in blocks:
+    for kind in ("toml", "csv"):
+        text = "\n".join(text for found, text in blocks if found == kind)
         (tmp_path / f"orders.{kind}").write_text(text, encoding="utf-8")
     schema = load_schema(str(tmp_path / "orders.toml"))
     columns = next(csv.reader(StringIO(dict(blocks)["csv"])))

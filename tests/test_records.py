@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from pipeline.events import SOURCES
+from pipeline.label_words import SOURCES
 from pipeline.records import (
     ACTIONS,
     VERDICTS,

@@ -247,6 +247,7 @@ def test_what_did_not_go_through_is_never_learned_as_genuine(review: float, decl
     result, said = replayed(
         [unlabelled()],
         ReplayOptions(HOUR_MS),
+        mode="act",
         maturity_days=2.0,
         review_score_min=review,
         decline_score_min=decline,

@@ -11,9 +11,9 @@ from pipeline.drift import ErrorDrift
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.engine import Decisions
 from pipeline.evaluation import average_precision
-from pipeline.events import SOURCES
 from pipeline.feature_drift import FeaturePsi
 from pipeline.features import feature_table
+from pipeline.label_words import SOURCES
 from pipeline.quality.findings import Findings
 from pipeline.replay import Labelled, Replay, ReplayOptions
 from pipeline.reporting.report import (

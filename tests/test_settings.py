@@ -12,7 +12,9 @@ from pipeline.settings import ENVIRONMENT_PREFIX, SETTINGS, Settings, load_setti
 OTHER_VALUES: dict[type, tuple[str, Any]] = {int: ("7", 7), str: ("other", "other")}
 OTHER_VALUES |= {bool: ("true", True)}
 OTHER_FLOATS = {"review_score_min": "0.25", "decline_score_min": "0.5", "focal_gamma": "3.5"}
+OTHER_FLOATS |= {"breaker_decline_share_max": "0.5"}
 OTHER_TEXTS = {"loss": "focal", "label_signatures": "off", "river_options": '{"forest": {}}'}
+OTHER_TEXTS |= {"mode": "act"}
 OTHER_TEXTS |= {"kafka_security": "ssl", "kafka_sasl_mechanism": "PLAIN"}
 OTHER_TEXTS |= {"redis_url": "rediss://host:6379/0", "topic_names": "models=theirs"}
 # Settings of a connection that are worth nothing without others.

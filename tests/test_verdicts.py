@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.events import SOURCES, Label, Source
+from pipeline.events import Label
+from pipeline.label_words import SOURCES, Source
 from pipeline.verdicts import (
     HISTORY_MAX,
     SOURCE_RANKS,

@@ -9,6 +9,7 @@ import pytest
 
 from models.snapshot import encode
 from pipeline.policy import Policy
+from pipeline.recomputation import Recomputation
 from pipeline.records import DecisionRecord, decode_decisions, encode_record
 from pipeline.rules import NO_RULES, Rules, load_rules, parse_rules
 from pipeline.settings import Settings
@@ -18,7 +19,6 @@ from pipeline.verification import (
     NOT_RECOMPUTED,
     POLICY_UNKNOWN,
     RULES_UNKNOWN,
-    Recomputation,
     Verification,
     Verified,
 )

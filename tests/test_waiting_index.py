@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.events import OUTCOME_KINDS, OutcomeKind
+from pipeline.label_words import OUTCOME_KINDS, OutcomeKind
 from pipeline.verdicts import KnownVerdict, settle
 from pipeline.waiting_index import BUCKETS, FIELD_BYTES, IndexEntry, outcome_code, place_of
 from tests.strategies import label

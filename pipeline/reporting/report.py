@@ -15,7 +15,7 @@ from sklearn.metrics import precision_recall_curve
 
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.evaluation import average_precision, log_losses, squared_errors
-from pipeline.events import SOURCES
+from pipeline.label_words import SOURCES
 from pipeline.quality.findings import Findings
 from pipeline.records import ACTIONS
 from pipeline.replay import ReplayOptions, ReplayResult
