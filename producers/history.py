@@ -41,6 +41,7 @@ from producers.columns import CATEGORY_NONE
 from producers.datasets import read_events
 from producers.encoding import TransactionEncoder, label_id_of
 from producers.label_file import FileLabel, read_labels, times_of
+from producers.tokens import Tokeniser
 
 KEYS_REMEMBERED_MAX = 131_072
 # Beyond so many bad rows the file is not one of this schema, or the schema is wrong.
@@ -141,8 +142,10 @@ class History:
         *,
         partitions: int,
         chunk_events: int = 1_024,
+        tokeniser: Tokeniser | None = None,
     ) -> None:
         self._path, self._schema, self._options = path, schema, options
+        self._tokeniser = tokeniser
         self._chunk_events = chunk_events
         self._encoder = TransactionEncoder(schema)
         self._place = lru_cache(maxsize=KEYS_REMEMBERED_MAX)(
@@ -197,6 +200,7 @@ class History:
             labels=labels,
             sort=options.sort,
             segments=[column] if column else [],
+            tokeniser=self._tokeniser,
             refused=partial(self._reject, self._path, "row"),
         )
 

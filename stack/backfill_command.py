@@ -34,6 +34,7 @@ from pipeline.topics import DEAD_LETTERS, DECISIONS, TRAINING, TRANSACTIONS
 from producers.commands import Duration, progress_bar, stopped_by_signal
 from producers.datasets import count_rows
 from producers.history import REJECTS_MAX, History, HistoryOptions, Reject
+from producers.tokens import Tokeniser
 from stack.connections import current_settings, endpoints_of
 from stack.servers import Endpoints
 
@@ -229,6 +230,7 @@ async def _work_off(
         plan.options,
         partitions=settings.partitions,
         chunk_events=settings.batch_events_max,
+        tokeniser=Tokeniser.of(settings, plan.schema),
     )
     begun_at = await work.recover()
     started = time.perf_counter()
