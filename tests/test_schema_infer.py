@@ -376,3 +376,20 @@ def test_what_a_present_system_said_is_no_feature() -> None:
     )
     assert [item.name for item in schema.numbers] == ["basket_size", "credit_score"]
     assert text.count("# unsure:") >= 3
+
+
+def test_what_a_present_system_said_is_checked_as_replay_reads_it(tmp_path: Path) -> None:
+    file = tmp_path / "card.csv"
+    file.write_text(
+        "transaction_id,event_time,card_id,terminal_id,amount,incumbent_score,incumbent_action\n"
+        "t1,2026-11-01T12:00:00Z,c1,m1,1.00,0.5,review\n"
+        "t2,2026-11-01T12:00:01Z,c1,m1,1.00,7,refuse\n"
+        "t3,2026-11-01T12:00:02Z,c1,m1,1.00,,\n",
+        encoding="utf-8",
+    )
+
+    found = check_file(file, load_schema("card"), labels=False)
+
+    bad = {part.role: [item.row for item in part.first] for part in found.parts if not part.fits}
+    assert bad == {"incumbent score": [2], "incumbent action": [2]}
+    assert not found.ignored
