@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import msgspec
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 
 from consumers.backfill_run import RUN_KEY, Run
 from consumers.labeller import load_pending
@@ -28,6 +28,8 @@ from pipeline.recent_ids import SECONDS_BYTES, contents_of, digests_of, seconds_
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
+from stack import kafka_clients
+from stack.kafka_address import kafka_of
 
 END, BEGINNING = "end", "beginning"
 _OFFSETS = re.compile(r"[0-9]+:[0-9]+(?:,[0-9]+:[0-9]+)*")
@@ -91,8 +93,9 @@ def named_offsets(servers: str, partitions: int, named: str) -> dict[int, int]:
         `end`, `beginning`, offsets by partition (`0:1200,1:1180`), or a time as RFC 3339: the first
         records that came to Kafka at it or later.
     """
-    places = [TopicPartition(TRANSACTIONS, p) for p in range(partitions)]
-    consumer = KafkaConsumer(bootstrap_servers=servers.split(","), group_id=None)
+    topic = kafka_of(servers).topic(TRANSACTIONS)
+    places = [TopicPartition(topic, p) for p in range(partitions)]
+    consumer = kafka_clients.consumer(servers, group_id=None)
     try:
         first, end = consumer.beginning_offsets(places), consumer.end_offsets(places)
         if named == END:
@@ -109,7 +112,7 @@ def named_offsets(servers: str, partitions: int, named: str) -> dict[int, int]:
     for place in places:
         if not first[place] <= found[place] <= end[place]:
             raise SettingError(
-                f"--cut-over: {TRANSACTIONS}[{place.partition}] holds offsets {first[place]} to "
+                f"--cut-over: {topic}[{place.partition}] holds offsets {first[place]} to "
                 f"{end[place]}, and {found[place]} is none of them"
             )
     return {place.partition: int(found[place]) for place in places}
@@ -117,7 +120,8 @@ def named_offsets(servers: str, partitions: int, named: str) -> dict[int, int]:
 
 def _given(named: str, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
     pairs = [part.split(":") for part in named.split(",")]
-    found = {TopicPartition(TRANSACTIONS, int(p)): int(offset) for p, offset in pairs}
+    topic = places[0].topic
+    found = {TopicPartition(topic, int(p)): int(offset) for p, offset in pairs}
     if sorted(found) != sorted(places) or len(pairs) != len(places):
         raise SettingError(
             f"--cut-over: expected one offset for each of the {len(places)} partitions, as "

@@ -19,6 +19,7 @@ from pipeline.errors import CommitError
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 from pipeline.topics import TRAINING
+from stack.kafka_address import kafka_of
 
 # Nothing is published for its age.
 NEVER_SECONDS = 1e12
@@ -54,7 +55,7 @@ class HistoryTrainer(Trainer):
 
     async def learn(self) -> None:
         """Learn up to the end that the training log has now."""
-        place = TopicPartition(TRAINING, 0)
+        place = TopicPartition(kafka_of(self._servers).topic(TRAINING), 0)
         end = (await asyncio.to_thread(self._consumer.end_offsets, [place]))[place]
         while self._learner.offset < end:
             self._check(is_ours=await self._step(self._consumer))

@@ -13,6 +13,7 @@ from aiokafka import TopicPartition
 from consumers.decision_reader import ANSWER_SECONDS_MAX, connected
 from pipeline.commit import OutboxRecord
 from pipeline.errors import CommitError
+from stack.kafka_address import kafka_of
 
 # An outbox further back than this in its log is taken for one that was not published.
 RECORDS_BACK_MAX = 20_000
@@ -35,7 +36,8 @@ async def landed_before(
         if topic not in topics:
             continue
         rows = list(group)
-        found = await _last_records(servers, TopicPartition(topic, partition))
+        place = TopicPartition(kafka_of(servers).topic(topic), partition)
+        found = await _last_records(servers, place)
         for row, offset in zip(rows, _run(found, [records[row] for row in rows]), strict=False):
             offsets[row] = offset
     return offsets

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from pipeline.card_numbers import mask_card_numbers
 from pipeline.errors import DataError
+from pipeline.incumbent import IncumbentReader
 from pipeline.schema import Schema
 from producers import columns
 from producers.columns import Column, ColumnError
@@ -122,6 +123,12 @@ def parts_of(schema: Schema, *, labels: bool = True) -> list[Part]:
         Part(item.field, f"category {item.name}", columns.categories) for item in schema.categories
     ]
     parts += [Part(item.field, f"number {item.name}", columns.numbers) for item in schema.numbers]
+    if (said := schema.incumbent) is not None:
+        read = partial(columns.incumbents, reader=IncumbentReader(said))
+        if said.score:
+            parts.append(Part(said.score, "incumbent score", lambda c: read(c, None), True))
+        if said.action:
+            parts.append(Part(said.action, "incumbent action", lambda c: read(None, c), True))
     if schema.label and labels:
         parts.append(Part(schema.label, "label", columns.labels))
     return parts

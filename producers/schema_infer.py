@@ -30,6 +30,7 @@ from producers import columns
 from producers.column_profile import EMAIL, IDENTIFIER, IP, OF_FORM, Profile, profile_of
 from producers.columns import CATEGORY_LENGTH_MAX, Column, ColumnError
 from producers.leakage import leaks_of
+from producers.present_columns import PresentSystem, present_system
 
 OFFSET = re.compile(r"(?:Z|[+-][0-9]{2}:?[0-9]{2})$")
 # A few rows are in order by chance.
@@ -119,6 +120,7 @@ class Proposal:
     minor_digits: Choice = field(default_factory=lambda: Choice("2", ""))
     items: list[Item] = field(default_factory=list)
     label: Choice | None = None
+    present: PresentSystem = field(default_factory=PresentSystem)
     suspects: list[Choice] = field(default_factory=list)
     left_out: list[Choice] = field(default_factory=list)
     needs: list[Need] = field(default_factory=list)
@@ -155,6 +157,9 @@ class _Inference:
     def proposal(self) -> Proposal:
         self._refuse_columns()
         self._out.label = self._label()
+        self._out.present = present_system(list(self._free.values()))
+        for column in self._out.present.columns:
+            self._take(column.name)
         self._suspect()
         self._out.time = self._time()
         self._out.event_id = self._event_id()

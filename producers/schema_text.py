@@ -6,6 +6,7 @@
 
 from collections.abc import Sequence
 
+from producers.present_columns import PresentSystem
 from producers.schema_infer import Choice, Item, Need, Proposal
 
 UNSURE = "unsure: "
@@ -30,6 +31,7 @@ def rendered(proposal: Proposal, *, file: str, looked_at: str) -> str:
     ]
     for item in sorted(proposal.items, key=lambda item: TABLES.index(item.table)):
         lines += _item(item)
+    lines += _present(proposal.present)
     if proposal.label:
         lines += ["", "[label]", _line("field", proposal.label)]
     lines += _list("Leakage suspects, in no schema: known only after the event?", proposal.suspects)
@@ -56,6 +58,24 @@ def _amount(proposal: Proposal) -> list[str]:
 def _item(item: Item) -> Sequence[str]:
     choice = Choice(item.field, item.why, item.is_sure)
     return ["", f"[[{item.table}]]", f"name = {toml_text(item.name)}", _line("field", choice)]
+
+
+def _present(found: PresentSystem) -> list[str]:
+    if not found.columns:
+        return []
+    lines = ["", "[incumbent]"]
+    if found.score is not None:
+        lines.append(_line("score", Choice(found.score.name, found.score.evidence(), False)))
+        why = f"{UNSURE}its least and its most suspicious score"
+        lines.append(f"scale = [{found.scale[0]}, {found.scale[1]}]  {comment(why)}")
+    if found.action is not None:
+        lines.append(_line("action", Choice(found.action.name, found.action.evidence(), False)))
+        words = [
+            f"{action} = [{', '.join(map(toml_text, words))}]"
+            for action, words in found.actions.items()
+        ]
+        lines.append(f"actions = {{ {', '.join(words)} }}")
+    return lines
 
 
 def _line(key: str, choice: Choice) -> str:

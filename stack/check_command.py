@@ -22,7 +22,8 @@ from stack.roles import READ, ROLES
 
 COLOURS: dict[Status, str] = {"ok": "green", "warning": "yellow", "problem": "red"}
 KEY_FOLDERS = {
-    "producer": (LABELS,), "worker": (LABELS, PUBLIC), "trainer": (PRIVATE,), "console": (LABELS,)
+    "producer": (LABELS,), "worker": (LABELS, PUBLIC), "trainer": (PRIVATE,), "console": (LABELS,),
+    "backfill": (PRIVATE, PUBLIC), "operator": (PRIVATE,),
 }  # fmt: skip
 
 

@@ -23,6 +23,18 @@ DESCRIBE, DESCRIBE_CONFIGS = "DESCRIBE", "DESCRIBE_CONFIGS"
 # For `fraudstream check`: a command in MULTI that DISCARD ends is judged and not done.
 OF_CHECK = ("ping", "time", "info", "multi", "discard")
 OF_SCRIPTS = ("evalsha", "eval", "script|load")
+# Workers and the trainer ask whether history is read; the run of it is kept there.
+RUN = "backfill"
+OF_WORKER = (
+    *(*OF_CHECK, *OF_SCRIPTS, "exists", "type", "get", "mget", "set", "mset"),
+    *("getrange", "setrange", "hget", "hmget", "hgetall", "hset", "hsetnx", "hincrby"),
+    *("hdel", "zadd", "zrem", "zcard", "zpopmin", "setbit"),
+)
+KEYS_OF_WORKER = (
+    *("pos:*", "out:*", "torn:*", "c:*", "r:*", "l:*", "w:*", "index:*", "wm:*", "wi:*"),
+    *("model:*", "d:*", "ids", "review:*", "alert:*", "te:*", "again:*", "pend:*"),
+    *("ledger:*", "place:training", "breaker:*", "p:*", RUN),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +73,8 @@ ROLES: dict[str, Role] = {
             DEAD_LETTERS: (WRITE,),
         },
         group=True,
-        commands=(
-            *(*OF_CHECK, *OF_SCRIPTS, "exists", "type", "get", "mget", "set", "mset"),
-            *("getrange", "setrange", "hget", "hmget", "hgetall", "hset", "hsetnx", "hincrby"),
-            *("hdel", "zadd", "zrem", "zcard", "zpopmin", "setbit"),
-        ),
-        keys=(
-            *("pos:*", "out:*", "torn:*", "c:*", "r:*", "l:*", "w:*", "index:*", "wm:*", "wi:*"),
-            *("model:*", "d:*", "ids", "review:*", "alert:*", "te:*", "again:*", "pend:*"),
-            *("ledger:*", "place:training", "breaker:*", "p:*"),
-        ),
+        commands=OF_WORKER,
+        keys=KEYS_OF_WORKER,
     ),
     "trainer": Role(
         "`trainer`, `models publish`",
@@ -80,7 +84,20 @@ ROLES: dict[str, Role] = {
             *("del", "pexpire"),
         ),
         keys=("pos:training", "out:training", "torn:training", "place:training", "l:*")
-        + ("lease:training",),
+        + ("lease:training", RUN),
+    ),
+    "backfill": Role(
+        "`backfill`",
+        {
+            TRANSACTIONS: (READ,),
+            FEEDBACK: (READ,),
+            DECISIONS: (READ, WRITE),
+            TRAINING: (READ, WRITE),
+            MODELS: (READ, WRITE),
+            DEAD_LETTERS: (READ, WRITE),
+        },
+        commands=(*OF_WORKER, "msetnx", "del", "pexpire"),
+        keys=(*KEYS_OF_WORKER, "lease:training", "lease:backfill"),
     ),
     "operator": Role(
         "`mode`, `block`, `allow`, `lists`, `controls`, `models freeze` and `rollback`",
@@ -110,6 +127,14 @@ ROLES: dict[str, Role] = {
         ),
         keys=("redrive:*",),
     ),
+    "scanner": Role(
+        "`scan --kafka --redis`",
+        {topic.name: (READ,) for topic in TOPICS},
+        commands=(
+            *(*OF_CHECK, "scan", "type", "get", "hscan", "lrange", "sscan", "zscan", "xrange"),
+        ),
+        keys=("*",),
+    ),
 }
 
 
@@ -117,6 +142,8 @@ def sample_commands(role: Role) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Give each command of a role once with arguments that it takes, on a key that it may use."""
     arguments: dict[str, tuple[str, ...]] = {
         "ping": (), "time": (), "info": ("server",), "exists": ("K",), "type": ("K",),
+        "msetnx": ("K", "x"), "scan": ("0",), "lrange": ("K", "0", "0"), "sscan": ("K", "0"),
+        "zscan": ("K", "0"), "xrange": ("K", "-", "+"),
         "get": ("K",), "mget": ("K",), "set": ("K", "x"), "mset": ("K", "x"),
         "getrange": ("K", "0", "1"), "setrange": ("K", "0", "x"), "hget": ("K", "f"),
         "hmget": ("K", "f"), "hgetall": ("K",), "hset": ("K", "f", "x"),

@@ -138,8 +138,8 @@ def acls(name: str) -> list[ACL]:
 
 
 @contextmanager
-def secured_servers(folder: Path) -> Iterator[Secured]:
-    """Run both, with topics, keys, and users of every role."""
+def secured_servers(folder: Path, *, is_new: bool = False) -> Iterator[Secured]:
+    """Run both, with users of every role, and with topics and keys unless they are new."""
     authority = Authority(folder / "authority", "authority")
     certificate = authority.issue("broker")
     expired = authority.issue("expired", valid=timedelta(hours=-1))
@@ -155,8 +155,9 @@ def secured_servers(folder: Path) -> Iterator[Secured]:
     with _running(broker), _running(store), tls_front(socket_path, certificate) as redis_port:
         ports = (broker.ports["broker"], broker.ports["mtls"], broker.ports["expired"])
         secured = Secured(folder, authority, *ports, redis_port)
-        init_keys(folder / "keys")
-        create_topics(secured.kafka(ADMIN), secured.settings(ADMIN))
+        if not is_new:
+            init_keys(folder / "keys")
+            create_topics(secured.kafka(ADMIN), secured.settings(ADMIN))
         with secured.administration() as admin:
             admin.create_acls([acl for name in ROLES for acl in acls(name)])
         with Redis(unix_socket_path=str(socket_path)) as client:

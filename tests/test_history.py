@@ -10,11 +10,15 @@ from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.errors import DataError
 from pipeline.events import Label, LabelDecoder, TransactionDecoder
 from pipeline.history import HistoryStep
+from pipeline.keys import init_keys
 from pipeline.partitioner import partition_of
+from pipeline.schema import parse_schema
 from producers.feed import limited
 from producers.history import History, HistoryOptions
 from producers.simulator import SimulatorOptions, simulate
+from producers.tokens import Tokeniser
 from producers.writing import write_events
+from tests.card_numbers import CARDS, SCHEMA_TEXT
 from tests.strategies import CARD
 
 MIDNIGHT = "2026-11-01T"
@@ -179,3 +183,21 @@ def test_every_reading_gives_the_same_records_with_the_same_numbers(
         assert len(numbers) > 100
         places = [record.offset for partition, record in records if partition == p]
         assert places == sorted(places)
+
+
+def test_card_numbers_become_the_tokens_of_their_time(tmp_path: Path) -> None:
+    init_keys(tmp_path / "keys", ["card-tokens"])
+    tokeniser = Tokeniser(tmp_path / "keys")
+    rows = [row(n, f"1{n}:00", card_number=CARDS[n]) for n in range(2)]
+    path = written(tmp_path / "past.csv", rows)
+    schema = parse_schema(SCHEMA_TEXT, place="test")
+    options = HistoryOptions(delay_ms=HOUR_MS, to_end=True)
+
+    found = list(History(path, schema, options, partitions=1, tokeniser=tokeniser).steps())
+
+    wanted = [tokeniser.token(number, 0) for number in CARDS[:2]]
+    events = [r for step in found for chunk in step.chunks for r in chunk.get(0, ())]
+    labels = [r for step in found for r in step.labels.get(0, ())]
+    assert [item.key.decode() for item in events] == wanted
+    assert [item.key.decode() for item in labels] == wanted
+    assert not any(number.encode() in item.value for item in events for number in CARDS[:2])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.cli import cli
 from pipeline.errors import DataError
+from pipeline.incumbent import IncumbentFields
 from pipeline.schema import load_schema, parse_schema
 from producers.schema_check import check_file
 from producers.schema_command import add_needs
@@ -355,3 +356,40 @@ def test_real_data_get_the_schema_that_was_written_by_hand(name: str) -> None:
     assert fields == [item.field for item in theirs.entities]
     assert {item.field for item in ours.numbers} == {item.field for item in theirs.numbers}
     assert "TX_FRAUD_SCENARIO" not in tomllib.loads(out).get("number", [])
+
+
+def test_what_a_present_system_said_is_no_feature() -> None:
+    frame = payments(
+        risk_points=lambda row: row % 871,
+        engine_verdict=["ACCEPT", "ACCEPT", "HOLD", "REJECT"],
+        credit_score=lambda row: 300 + row % 97,
+    )
+
+    text = rendered(proposal_of(frame), file="table.csv", looked_at="all")
+
+    schema = parse_schema(text, place="table.toml")
+    assert schema.incumbent == IncumbentFields(
+        score="risk_points",
+        action="engine_verdict",
+        scale=(0, 999),
+        actions={"approve": ["ACCEPT"], "review": ["HOLD"], "decline": ["REJECT"]},
+    )
+    assert [item.name for item in schema.numbers] == ["basket_size", "credit_score"]
+    assert text.count("# unsure:") >= 3
+
+
+def test_what_a_present_system_said_is_checked_as_replay_reads_it(tmp_path: Path) -> None:
+    file = tmp_path / "card.csv"
+    file.write_text(
+        "transaction_id,event_time,card_id,terminal_id,amount,incumbent_score,incumbent_action\n"
+        "t1,2026-11-01T12:00:00Z,c1,m1,1.00,0.5,review\n"
+        "t2,2026-11-01T12:00:01Z,c1,m1,1.00,7,refuse\n"
+        "t3,2026-11-01T12:00:02Z,c1,m1,1.00,,\n",
+        encoding="utf-8",
+    )
+
+    found = check_file(file, load_schema("card"), labels=False)
+
+    bad = {part.role: [item.row for item in part.first] for part in found.parts if not part.fits}
+    assert bad == {"incumbent score": [2], "incumbent action": [2]}
+    assert not found.ignored
