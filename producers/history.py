@@ -147,7 +147,6 @@ class History:
     ) -> None:
         self._tokeniser = tokeniser
         self._path, self._schema, self._options = path, schema, options
-        self._tokeniser = tokeniser
         self._chunk_events = chunk_events
         self._encoder = TransactionEncoder(schema)
         self._place = lru_cache(maxsize=KEYS_REMEMBERED_MAX)(
@@ -204,7 +203,6 @@ class History:
             segments=[column] if column else [],
             tokeniser=self._tokeniser,
             refused=partial(self._reject, self._path, "row"),
-            tokeniser=self._tokeniser,
         )
 
     def _reject(self, path: Path, what: str, row: int, problem: str) -> None:
