@@ -302,6 +302,9 @@ def main() -> None:
     except FraudstreamError as error:
         click.echo(mask_card_numbers_in_text(f"fraudstream: {error}"), err=True)
         sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("fraudstream: interrupted", err=True)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         # What a client of Kafka or Redis raises is no fault of ours: a trace would tell nobody
         # anything. Our own mistakes keep theirs.
@@ -310,6 +313,3 @@ def main() -> None:
             raise
         click.echo(f"fraudstream: {said}", err=True)
         sys.exit(1)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("fraudstream: interrupted", err=True)
-        sys.exit(INTERRUPTED)
