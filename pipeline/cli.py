@@ -291,7 +291,10 @@ def main() -> None:
     """Run the command line; errors that a user can mend are one line."""
     mask_uncaught()
     try:
-        cli.main(standalone_mode=False)
+        # A command that ends itself with an exit code gives it back here, and others nothing.
+        code = cli.main(standalone_mode=False)
+        if code:
+            sys.exit(code)
     except click.ClickException as error:
         error.message = mask_card_numbers_in_text(error.message)
         error.show()

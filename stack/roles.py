@@ -110,7 +110,7 @@ ROLES: dict[str, Role] = {
     "console": Role(
         "`alerts`, `label`, `labels`",
         {DECISIONS: (READ,), FEEDBACK: (WRITE,)},
-        commands=(*OF_CHECK, "hget", "zrange", "zcard"),
+        commands=(*OF_CHECK, "hget", "zrevrange", "zcard"),
         keys=("review:*", "alert:*", "w:*"),
     ),
     "admin": Role(
@@ -150,7 +150,7 @@ def sample_commands(role: Role) -> Iterator[tuple[str, tuple[str, ...]]]:
         "hsetnx": ("K", "f", "x"), "hincrby": ("K", "f", "1"), "hdel": ("K", "f"),
         "hscan": ("K", "0"), "zadd": ("K", "1", "x"), "zrem": ("K", "x"), "zcard": ("K",),
         "zpopmin": ("K",), "setbit": ("K", "0", "1"),
-        "zrange": ("K", "0", "0"), "del": ("K",), "pexpire": ("K", "1000"),
+        "zrevrange": ("K", "0", "0"), "del": ("K",), "pexpire": ("K", "1000"),
         "eval": ("return 1", "0"), "evalsha": ("0" * 40, "0"), "script|load": ("return 1",),
         "config|get": ("appendonly",),
     }  # fmt: skip

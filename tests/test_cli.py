@@ -233,6 +233,14 @@ def test_a_settings_file_that_is_missing_is_said_in_one_line(run: CommandLine) -
     )  # fmt: skip
 
 
+def test_what_a_command_ends_with_is_the_exit_code(run: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "clean.txt").write_text("nothing\n")
+    (tmp_path / "found.txt").write_text("4111111111111111\n")
+
+    assert run("scan", "clean.txt").code == 0
+    assert run("scan", "found.txt").code == 1
+
+
 def test_the_settings_file_of_the_folder_is_read(run: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "fraudstream.toml").write_text("partitoins = 2\n", encoding="utf-8")
 

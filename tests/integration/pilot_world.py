@@ -17,7 +17,7 @@ from producers.simulator import SimulatorOptions, simulate
 
 PAST_DAYS, LIVE_DAYS = 60, 7
 WORLD = SimulatorOptions(
-    customers=170, terminals=240, days=PAST_DAYS + LIVE_DAYS, seed=11, fraud_scale=3.0
+    customers=110, terminals=160, days=PAST_DAYS + LIVE_DAYS, seed=11, fraud_scale=3.0
 )
 VERDICTS = {"approve": "ACCEPT", "review": "HOLD", "decline": "REJECT"}
 ENTRY_MODES = ("chip", "contactless", "online")
@@ -63,6 +63,8 @@ class World:
         parts = iter(days)
         past = [row for day in islice(parts, PAST_DAYS) for row in day]
         live = [row for day in parts for row in day]
+        # Two payments that token, amount and date cannot tell apart.
+        live.append({**live[-1], "payment_ref": "Ptwin"})
         return cls(past, live, frozenset(frauds))
 
     def write_past(self, path: Path) -> None:
@@ -86,3 +88,40 @@ def _said(said: Incumbent | None) -> Row:
 
 def _moment(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat().replace("+00:00", "Z")
+
+
+def chargebacks(path: Path, world: World) -> None:
+    """Write the acquirer's file: eight rows that fit, and three that a person must look at."""
+    known = [row for row in world.past[-200:] + world.live]
+    frauds = [row for row in known if row["payment_ref"] in world.frauds]
+    genuine = next(row for row in known if row["confirmed_fraud"] == 0)
+    twin = world.live[-1]
+    rows = [
+        *(_case(row, reference=True) for row in frauds[:4]),
+        *(_case(row, reference=False) for row in frauds[4:7]),
+        _case(genuine, reference=True, reason="13.1"),
+        _case(twin, reference=False),
+        {**_case(twin, reference=True), "Merchant Reference": "R-0815", "Card Token": " "},
+        _case(frauds[7], reference=True, reason="99.9"),
+    ]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for number, row in enumerate(rows):
+            writer.writerow({**row, "Case": f"C{number}"})
+
+
+def _case(row: Row, *, reference: bool, reason: str = "10.4") -> dict[str, str]:
+    paid = datetime.fromisoformat(str(row["authorised_at"]))
+    return {
+        "Merchant Reference": f" {row['payment_ref']} " if reference else "",
+        "Card Token": str(row["card_token"]),
+        "Amount": str(row["gross_amount"]),
+        "Currency": "EUR",
+        "Purchase Date": f"{paid:%d/%m/%Y}",
+        "Reason": reason,
+        "Network": "VISA",
+        "Status": "New",
+        "Case": "",
+        "Received": "20/06/2018",
+    }
