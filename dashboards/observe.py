@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 import click
 import yaml
 
+from dashboards.people import People, wait_for
 from dashboards.screens import expressions
 from dashboards.traffic import DAYS, DRIFT_DAY, PAUSE_DAY, Traffic
 from pipeline.errors import StackError
@@ -118,7 +119,11 @@ def observe(state_dir: Path, say: Callable[[str], None]) -> list[Asked]:
         partitions=2,
         quality_window_events=QUALITY_WINDOW_EVENTS,
         snapshot_interval_seconds=SNAPSHOT_INTERVAL_SECONDS,
+        rules=str(state_dir / "rules.toml"),
+        breaker_events_min=3,
     )
+    people = People(settings)
+    people.write_rules()
     with ExitStack() as running:
         endpoints = running.enter_context(Stack(settings, attached=True, say=say))
         if endpoints.prometheus_url is None:
@@ -132,9 +137,12 @@ def observe(state_dir: Path, say: Callable[[str], None]) -> list[Asked]:
         say(f"published: the days before {PAUSE_DAY}")
         _wait(traffic.pauses.is_set)
         first = _moment(prometheus)
+        people.mistake_and_mend_rules(lambda name: prometheus.number(f"sum({name})") or 0.0)
+        people.act(settings.kafka_servers)
         say(f"published: the days after, with drift from day {DRIFT_DAY} on")
         traffic.go_on()
         _wait(lambda: not traffic.is_running)
+        people.freeze(settings.kafka_servers)
         second = _moment(prometheus)
         asked = zip(all_expressions(), first, second, strict=True)
         return [
@@ -167,11 +175,7 @@ _PROGRESS = (
 
 
 def _wait(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DRAIN_SECONDS_MAX
-    while not holds():
-        if time.monotonic() > deadline:
-            raise StackError(f"publishing has taken longer than {DRAIN_SECONDS_MAX:.0f} s")
-        time.sleep(POLL_SECONDS)
+    wait_for(holds, "publishing", DRAIN_SECONDS_MAX)
 
 
 def table(asked: Sequence[Asked]) -> str:

@@ -20,10 +20,10 @@ def current_settings() -> Settings:
 
 def endpoints_of(settings: Settings) -> Endpoints:
     """Give the servers that the settings name, or the embedded ones that run."""
-    embedded = find_endpoints(Path(settings.state_dir))
+    kafka, embedded = kafka_servers_of(settings), find_endpoints(Path(settings.state_dir))
     redis_url = _given("redis_url", settings.redis_url, embedded.redis_url if embedded else "")
     return Endpoints(
-        kafka_servers_of(settings),
+        kafka,
         RedisServer.of(settings, redis_url),
         embedded.prometheus_url if embedded else None,
     )

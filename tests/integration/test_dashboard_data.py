@@ -38,6 +38,7 @@ CONSTANT = {
     "sum(fraud_trainer_at_work)": "one trainer is at work all the time",
     "sum by (result) (fraud_standby_versions_total)": "no second trainer stands by",
     "sum(fraud_trainer_commits_refused_total)": "no second trainer stands by",
+    "sum(fraud_breaker_open)": "it closes by itself",
     "max(fraud_ids_dropped_total)": "no limit is reached in this run",
     "sum(increase(fraud_degraded_decisions_total[15m])) "
     "/ sum(increase(fraud_decisions_total[15m]))": "a model decides all the time",
