@@ -12,6 +12,7 @@ import redis
 from faust.types import TP
 
 from consumers.chunks import Chunk
+from consumers.control_feed import ControlFeed
 from consumers.lane import Lane
 from consumers.outbox_publisher import OutboxPublisher
 from consumers.redis_store import RedisStore
@@ -105,6 +106,7 @@ async def work(settings: Settings, records: list[Fetched], counts: WorkerCounts)
         publish=publisher.publish,
         kafka_servers=settings.kafka_servers,
         feed=Feed((Version(model, 0), ())),  # type: ignore[arg-type]
+        controls=ControlFeed(settings.kafka_servers, CARD, settings),
         label_verifier=LabelVerifier.of(settings),
         rules=RulesFile(settings, CARD, counts),
         counts=counts,
