@@ -260,7 +260,7 @@ def test_rows_of_cards_and_terminals_are_those_of_an_undisturbed_run(restored: R
             row = view.values[slots[card]].tobytes()
             assert unsealed(f"c:{p}:{card}", blob or b"") == row
         add_to_rings(rings, batch, unusual_amounts(decisions.features, CARD))
-    assert_rings_are(rings, restored.redis)
+    assert_rings_are("r:terminal:", rings, restored.redis)
 
 
 def test_no_label_is_learned_twice_and_no_number_given_out_twice(restored: Restored) -> None:
