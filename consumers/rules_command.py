@@ -1,6 +1,7 @@
 """`fraudstream rules`: list the rules, check a file of them, and say what they have caught."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -8,13 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from consumers.log_reader import LogReader
-from consumers.monitor import observe
-from pipeline.monitoring import Monitor
 from pipeline.records import ACTIONS
 from pipeline.rules import Rules, load_rules, parse_rules, read_rules
 from pipeline.schema import load_schema
 from pipeline.topics import DECISIONS, TRAINING
 from stack.connections import current_settings, kafka_servers_of
+
+if TYPE_CHECKING:
+    from pipeline.monitoring import Monitor
 
 HEADER = (
     *("rule", "state", "action", "hits", "labelled", "frauds", "precision"),
@@ -76,6 +78,10 @@ def stats(as_json: bool) -> None:
     Reads all that `decisions` and `training` hold. Hits of a rule that watches count as well: so
     is seen what it would have done.
     """
+    # Its detectors take seconds to import, and only this needs them.
+    from consumers.monitor import observe  # noqa: PLC0415
+    from pipeline.monitoring import Monitor  # noqa: PLC0415
+
     settings = current_settings()
     schema = load_schema(settings.schema)
     found = load_rules(settings, schema)
@@ -94,7 +100,7 @@ def stats(as_json: bool) -> None:
     _console().print(table)
 
 
-def _rows(monitor: Monitor, rules: Rules, major: int) -> list[dict[str, object]]:
+def _rows(monitor: "Monitor", rules: Rules, major: int) -> list[dict[str, object]]:
     known = {rule.code: (rule.state, ACTIONS[rule.action]) for rule in rules.rules}
     rows: list[dict[str, object]] = []
     for item in monitor.rules.numbers:

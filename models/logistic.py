@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from river import linear_model, optim, preprocessing
 from river.__version__ import __version__ as river_version
 from river.utils import VectorDict
 
@@ -65,6 +64,9 @@ class Logistic(ArrayModel):
     def __init__(self, features: tuple[str, ...] | None = None, rate: float = 0.01) -> None:
         if not 0.0 < rate <= RATE_MAX:
             raise ValueError(f"rate must be above 0 and at most {RATE_MAX} (got {rate})")
+        # They bring SciPy and scikit-learn: seconds that most commands can do without.
+        from river import linear_model, optim, preprocessing  # noqa: PLC0415
+
         self.rate = rate
         self._learned = 0
         self._scaler: Any = preprocessing.StandardScaler()

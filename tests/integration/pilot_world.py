@@ -17,7 +17,7 @@ from producers.simulator import SimulatorOptions, simulate
 
 PAST_DAYS, LIVE_DAYS = 60, 7
 WORLD = SimulatorOptions(
-    customers=110, terminals=160, days=PAST_DAYS + LIVE_DAYS, seed=11, fraud_scale=3.0
+    customers=70, terminals=110, days=PAST_DAYS + LIVE_DAYS, seed=11, fraud_scale=5.0
 )
 VERDICTS = {"approve": "ACCEPT", "review": "HOLD", "decline": "REJECT"}
 ENTRY_MODES = ("chip", "contactless", "online")

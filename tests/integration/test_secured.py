@@ -18,7 +18,9 @@ from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
 from consumers.log_reader import read_topic
 from consumers.outbox_publisher import OutboxPublisher
+from consumers.published_before import landed_before
 from pipeline.cli import main
+from pipeline.commit import OutboxRecord
 from pipeline.errors import SettingError
 from pipeline.records import decode_decisions
 from pipeline.settings import Settings
@@ -357,6 +359,27 @@ def test_one_transaction_and_its_label_go_all_the_way_under_least_privileges(
 def decided(secured: Secured) -> dict[str, Any]:
     values = [record.value for record in records(secured, DECISIONS)]
     return {item.transaction_id: item for item in decode_decisions(values) if item is not None}
+
+
+def test_what_a_backfill_had_published_is_found_under_the_name_of_its_topic(
+    secured: Secured,
+) -> None:
+    kafka = secured.kafka("backfill")
+    sent = [OutboxRecord(DECISIONS, 1, b"k%d" % n, b"published before %d" % n) for n in range(3)]
+
+    published, found = asyncio.run(published_and_found(kafka, sent[:2], sent))
+
+    assert found == [*published, None]
+
+
+async def published_and_found(
+    kafka: Kafka, sent: list[OutboxRecord], wanted: list[OutboxRecord]
+) -> tuple[list[int], list[int | None]]:
+    publisher = OutboxPublisher(kafka)
+    await publisher.start()
+    published = await (await publisher.publish(sent))
+    await publisher.stop()
+    return published, await landed_before(kafka, wanted, topics=(DECISIONS,))
 
 
 # The last, since it finds what the test before it has sent.
