@@ -339,7 +339,7 @@ def test_check_is_clean_and_names_what_is_wrong(pilot: Pilot) -> None:
     said = pilot.said[CONNECTIONS, 3]
 
     assert "problem" not in said.out
-    assert "made fraud.decisions" in said.out or "fraud.decisions" in said.out
+    assert "topic fraud.decisions: READ, WRITE allowed" in said.out
     assert pilot.wrong_password is not None
     assert "refuses the password of worker" in pilot.wrong_password.out
 
