@@ -27,6 +27,7 @@ from pipeline.features import FeatureKernel
 from pipeline.keys import init_keys
 from pipeline.records import DecisionRecord, decode_decisions, encode_record
 from pipeline.replay import Replay, ReplayOptions
+from pipeline.rules import load_rules
 from pipeline.sealing import read_sealed, seal
 from pipeline.settings import Settings
 from pipeline.signing import LabelSigner, ModelSigner, ModelVerifier
@@ -358,6 +359,7 @@ def test_a_replay_with_the_model_in_force_decides_the_same_bit_for_bit(fixed: Fi
         ReplayOptions(DAY_MS),
         decided=decided.append,
         snapshot=read_sealed(fixed.snapshot.read_bytes(), ModelVerifier(fixed.life.settings)),
+        rules=load_rules(fixed.life.settings, CARD),
     )
 
     run.run(batches, lambda _: None)
