@@ -99,6 +99,11 @@ class Life:
         return [item for item in found if item is not None]
 
 
+# All three actions come up; the taught model gives scores of its own.
+ALL_ACTIONS: dict[str, object] = {"review_score_min": 0.012, "decline_score_min": 0.02}
+TAUGHT_ACTIONS: dict[str, object] = {"review_score_min": 0.009, "decline_score_min": 0.012}
+
+
 def life_of(
     stack: Endpoints, folder: Path, story: Callable[[Life, Processes], None], **changes: object
 ) -> Iterator[Life]:
@@ -108,10 +113,7 @@ def life_of(
         kafka_servers=stack.kafka_servers,
         redis_url=stack.redis_url,
         snapshot_interval_seconds=0.3,
-        # All three actions come up.
-        review_score_min=0.012,
-        decline_score_min=0.02,
-        **changes,  # type: ignore[arg-type]
+        **(ALL_ACTIONS | changes),  # type: ignore[arg-type]
     )
     reset(stack, settings)
     with redis.from_url(stack.redis_url) as client:
@@ -346,7 +348,7 @@ def fixed(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         life.transactions = done.transactions
         wait_until(life.is_drained, "everything is decided", seconds_max=60.0)
 
-    for life in life_of(stack, folder, story, partitions=1, challengers="none"):
+    for life in life_of(stack, folder, story, partitions=1, challengers="none", **TAUGHT_ACTIONS):
         yield Fixed(life, file, snapshot)
 
 
