@@ -9,12 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as of_hypothesis
 
 from pipeline.settings import Settings
 from stack.servers import Endpoints, Stack
 from tests.proofs import NOT_MADE
 from tests.resetting import reset
 from tests.secured import Secured, secured_servers
+
+# Every run tries the same examples, and a slow machine fails none of them.
+of_hypothesis.register_profile("repeatable", deadline=None, derandomize=True)
+of_hypothesis.load_profile("repeatable")
 
 logger = logging.getLogger(__name__)
 

@@ -8,17 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.events import Label, Transactions, no_numbers
 from pipeline.records import DecisionRecord, TrainingExample, pack_features
 from pipeline.schema import load_schema, parse_schema
-
-# Every run tries the same examples, and a slow machine fails none of them.
-settings.register_profile("repeatable", deadline=None, derandomize=True)
-settings.load_profile("repeatable")
 
 CARD = load_schema("card")
 HANDBOOK = load_schema("handbook")
