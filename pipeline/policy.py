@@ -15,6 +15,7 @@ comes first. `docs/reference.md` lists the codes of the card schema.
 """
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import overload
 
@@ -31,8 +32,31 @@ APPROVE, REVIEW, DECLINE = range(len(ACTIONS))
 Reasons = list[tuple[str, float]]
 
 
-class ReasonRows(Sequence[Reasons]):
-    """The reasons of each event of a batch, made when they are read: of most, nobody asks.
+class _Rows(Sequence[Reasons]):
+    """The reasons of each event of a batch, made when they are read: of most, nobody asks."""
+
+    @abstractmethod
+    def _row(self, row: int) -> Reasons:
+        """Give the reasons of one row, from 0 on."""
+
+    @overload
+    def __getitem__(self, place: int) -> Reasons: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Reasons]: ...
+
+    def __getitem__(self, place: int | slice) -> Reasons | list[Reasons]:
+        rows = range(len(self))[place]
+        return self._row(rows) if isinstance(rows, int) else [self._row(row) for row in rows]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class ReasonRows(_Rows):
+    """Reasons of a model, from numbers.
 
     >>> rows = ReasonRows(["A", "B"], np.array([[1, -1], [-1, -1]]), np.array([[0.5, 0.0], [0, 0]]))
     >>> rows[0], rows[-1], list(rows) == rows
@@ -47,26 +71,26 @@ class ReasonRows(Sequence[Reasons]):
     def __len__(self) -> int:
         return len(self._codes)
 
-    @overload
-    def __getitem__(self, place: int) -> Reasons: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[Reasons]: ...
-
-    def __getitem__(self, place: int | slice) -> Reasons | list[Reasons]:
-        if isinstance(place, slice):
-            return [self[row] for row in range(*place.indices(len(self)))]
-        codes, values = self._codes[place].tolist(), self._values[place].tolist()
+    def _row(self, row: int) -> Reasons:
+        codes, values = self._codes[row].tolist(), self._values[row].tolist()
         named = zip(codes, values, strict=True)
         return [(self._names[code], value) for code, value in named if code >= 0]
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
 
-    __hash__ = None  # type: ignore[assignment]
+class PrecededReasons(_Rows):
+    """Reasons of a batch, with others before them in the rows that have any."""
+
+    def __init__(self, first: Mapping[int, Reasons], others: Sequence[Reasons]) -> None:
+        self._first, self._others = first, others
+
+    def __len__(self) -> int:
+        return len(self._others)
+
+    def _row(self, row: int) -> Reasons:
+        return [*self._first.get(row, ()), *self._others[row]]
 
 
-class MarkedReasons(Sequence[Reasons]):
+class MarkedReasons(PrecededReasons):
     """Reasons of a batch, some of which have another before them that says who overruled a model.
 
     It contributes nothing to the score.
@@ -77,28 +101,8 @@ class MarkedReasons(Sequence[Reasons]):
     """
 
     def __init__(self, reasons: Sequence[Reasons], marks: Mapping[int, str]) -> None:
-        self._reasons, self.marks = reasons, marks
-
-    def __len__(self) -> int:
-        return len(self._reasons)
-
-    @overload
-    def __getitem__(self, place: int) -> Reasons: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[Reasons]: ...
-
-    def __getitem__(self, place: int | slice) -> Reasons | list[Reasons]:
-        if isinstance(place, slice):
-            return [self[row] for row in range(*place.indices(len(self)))]
-        mark = self.marks.get(range(len(self))[place])
-        own = self._reasons[place]
-        return own if mark is None else [(mark, 0.0), *own]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]
+        super().__init__({row: [(mark, 0.0)] for row, mark in marks.items()}, reasons)
+        self.marks = marks
 
 
 class Policy:

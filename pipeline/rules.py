@@ -24,12 +24,12 @@ The strongest action of the rules that hold is taken; their codes are the first 
 import hashlib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from importlib import resources
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RulesError
 from pipeline.features import feature_table
-from pipeline.policy import APPROVE, REASONS_MAX, Reasons
+from pipeline.policy import APPROVE, REASONS_MAX, PrecededReasons, Reasons
 from pipeline.records import ACTIONS
 from pipeline.schema import Schema
 from pipeline.settings import Settings
@@ -145,7 +145,7 @@ class Rules:
         first = {row: given for row, given in enumerate(ruling.reasons) if given}
         return Ruling(
             np.maximum(actions, ruling.actions),
-            _Preceded(first, reasons) if first else reasons,
+            PrecededReasons(first, reasons) if first else reasons,
             ruling.held,
             self.version,
         )
@@ -172,28 +172,6 @@ class Rules:
                 if acts and len(reasons[row]) < REASONS_MAX:
                     reasons[row].append((rule.code, 1.0))
         return Ruling(actions, reasons, codes, self.version)
-
-
-class _Preceded(Sequence[Reasons]):
-    """The reasons of a model, with those of rules before them in the rows that have any."""
-
-    def __init__(self, first: Mapping[int, Reasons], others: Sequence[Reasons]) -> None:
-        self._first, self._others = first, others
-
-    def __len__(self) -> int:
-        return len(self._others)
-
-    @overload
-    def __getitem__(self, place: int) -> Reasons: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[Reasons]: ...
-
-    def __getitem__(self, place: int | slice) -> Reasons | list[Reasons]:
-        if isinstance(place, slice):
-            return [self[row] for row in range(*place.indices(len(self)))]
-        row = range(len(self))[place]
-        return [*self._first.get(row, []), *self._others[row]]
 
 
 NO_RULES = Rules((), f"{NAME}@none")
