@@ -9,6 +9,10 @@ BIN := .venv/bin
 STAMP := .venv/.made
 # Where uv is put when the machine has none.
 UV_HOME := .venv-uv
+# A process for each core, each with servers of its own. Files stay whole, since their tests share
+# what they set up, and go out in their order: those of tests/integration, the longest, come first.
+SIDE_BY_SIDE := -n logical --maxprocesses=4 --max-worker-restart=0 --dist loadfile
+SIDE_BY_SIDE += --no-loadscope-reorder --durations=20
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -22,7 +26,7 @@ test: setup ## Check style and types, then run all tests on real servers
 	@echo "== types"
 	@$(BIN)/mypy
 	@echo "== tests (a first run downloads Kafka, 43 MB)"
-	@$(BIN)/pytest
+	@$(BIN)/pytest $(SIDE_BY_SIDE)
 
 lint: setup ## Mend what can be mended by itself, show the rest
 	@$(BIN)/ruff check --fix
