@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from consumers.redis_store import HISTORY, RedisStore, as_bytes
+from consumers.redis_client import as_bytes
+from consumers.redis_store import HISTORY, RedisStore
 from pipeline.errors import CommitError, SettingError
 from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
 

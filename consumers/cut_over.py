@@ -18,7 +18,8 @@ from kafka import TopicPartition
 from consumers.backfill_run import RUN_KEY, Run
 from consumers.labeller import load_pending
 from consumers.log_reader import LogReader
-from consumers.redis_store import RedisStore, as_bytes, stored_number
+from consumers.redis_client import as_bytes
+from consumers.redis_store import RedisStore, stored_number
 from consumers.waiting_store import load_entries
 from pipeline.commit import Change, Input, OutboxRecord
 from pipeline.errors import CommitError, DataError, SettingError

@@ -32,7 +32,8 @@ from consumers.decision_reader import DecisionReader
 from consumers.label_step import LabelStep, LoadedWaiting, Pending, PendingKey, Waits, key_of
 from consumers.lane import Part, own_code
 from consumers.lost_window import NOTED_MAX, LearnedBefore, TrainingReader
-from consumers.redis_store import as_bytes, stored_number
+from consumers.redis_client import as_bytes
+from consumers.redis_store import stored_number
 from consumers.scorer import Parts
 from consumers.waiting_store import load_entries
 from pipeline.admission import Admission

@@ -11,7 +11,7 @@ import socket
 import psutil
 from redis.asyncio import Redis
 
-from consumers.redis_store import as_bytes
+from consumers.redis_client import as_bytes
 
 LEASE_SECONDS = 10.0
 RENEW_SECONDS = 2.0

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from redis.asyncio import Redis
 
-from consumers.redis_store import as_bytes, stored_number
+from consumers.redis_client import as_bytes
+from consumers.redis_store import stored_number
 from consumers.redis_types import check_missing
 from pipeline.card_testing import places_of
 from pipeline.commit import Change

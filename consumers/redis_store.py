@@ -28,27 +28,20 @@ All keys are of one primary: a commit may touch any of them.
 
 import asyncio
 import re
-import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from consumers.redis_types import CHECK_SCRIPT, FOREIGN, NamingRedis, check_missing
+from consumers.redis_client import as_bytes, connect
+from consumers.redis_types import CHECK_SCRIPT, FOREIGN, check_missing
 from pipeline.commit import Change, Stored, UnknownResultError
 from pipeline.errors import CommitError, SettingError
 from pipeline.stored_rows import damaged, sealed, unsealed
 from pipeline.version_fold import split_version
-from stack.redis_clients import redis_connection, redis_problem
+from stack.redis_clients import redis_problem
 
-T = TypeVar("T")
-
-COMMAND_SECONDS_MAX = 5.0
 # Stands for the position of an input while history is read in its place: nobody may begin there.
 HISTORY = b"history"
 
@@ -285,47 +278,6 @@ for at = 1, #packed, 8 do
 end
 return found
 """
-
-
-class _RetryFor(Retry):
-    """Sends a command whose connection fails again, for so many seconds from its first failure."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(ExponentialWithJitterBackoff(base=0.05, cap=1.0), retries=-1)
-        self._seconds = seconds
-
-    async def call_with_retry(
-        self,
-        do: Callable[[], Awaitable[T]],
-        fail: Callable[..., Any],
-        is_retryable: Callable[[Exception], bool] | None = None,
-        with_failure_count: bool = False,
-    ) -> T:
-        """Call; the client's own judgement of an error counts as well."""
-        deadline: float | None = None
-
-        def in_time(error: Exception) -> bool:
-            nonlocal deadline
-            deadline = deadline or time.monotonic() + self._seconds
-            return time.monotonic() < deadline and (is_retryable is None or is_retryable(error))
-
-        return await super().call_with_retry(do, fail, in_time, with_failure_count)
-
-
-def connect(url: str, *, retry_seconds: float) -> Redis:
-    """Open a connection pool; a command whose connection fails is sent again for so long."""
-    return NamingRedis.from_url(
-        **redis_connection(url),
-        socket_timeout=COMMAND_SECONDS_MAX,
-        socket_connect_timeout=COMMAND_SECONDS_MAX,
-        retry=_RetryFor(retry_seconds),
-    )
-
-
-def as_bytes(answer: bytes | str | None) -> bytes:
-    """Narrow an answer of a connection that decodes nothing; a missing value is empty."""
-    assert not isinstance(answer, str)
-    return answer or b""
 
 
 def stored_number(key: str, answer: bytes | str | None) -> int:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from pipeline.stored_rows import damaged
 
@@ -51,19 +50,6 @@ do
     end
 end
 """
-
-
-class NamingRedis(Redis):
-    """A client whose error about a foreign kind of value says which key it is."""
-
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Send a command."""
-        try:
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        except ResponseError as error:
-            if str(error).startswith("WRONGTYPE") and "script" not in str(error):
-                raise damaged(str(args[1]), f"{args[0]} finds another kind of value") from error
-            raise
 
 
 async def check_missing(redis: Redis, keys: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from redis import Redis
 
 from consumers.dead_letters import REDRIVE_HEADER, REDRIVE_SOURCE, DeadLetter, Headers
 from consumers.log_reader import LogReader
-from consumers.redis_store import as_bytes
+from consumers.redis_client import as_bytes
 from pipeline.durations import DAY_MS
 from pipeline.errors import REASON_HELP, DataError
 from pipeline.partitioner import partition_of

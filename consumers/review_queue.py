@@ -9,7 +9,7 @@ from typing import Any, cast
 from redis import Redis
 
 from consumers.log_reader import LogReader
-from consumers.redis_store import as_bytes
+from consumers.redis_client import as_bytes
 from pipeline.errors import DataError
 from pipeline.events import Label, encode_label
 from pipeline.records import DecisionRecord, decode_decisions

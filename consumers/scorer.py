@@ -12,9 +12,10 @@ from typing import Protocol
 from consumers.dead_letters import EventError, InputRecord, dead_letter, internal_error, redriven
 from consumers.lane import Part, own_code
 from consumers.model_feed import Versions
+from consumers.redis_client import as_bytes
 from consumers.redis_ids import RedisIds
 from consumers.redis_profiles import RedisProfiles
-from consumers.redis_store import RedisStore, as_bytes, stored_number
+from consumers.redis_store import RedisStore, stored_number
 from consumers.rules_file import RulesFile
 from consumers.timing import timed
 from consumers.waiting_store import index_changes

@@ -34,8 +34,9 @@ from consumers.lease import Lease
 from consumers.model_feed import CHAMPION_KEY, Champion, WindowPlace
 from consumers.model_topic import read_models
 from consumers.outbox_publisher import OutboxPublisher
+from consumers.redis_client import as_bytes
 from consumers.redis_profiles import load_rows
-from consumers.redis_store import RedisStore, as_bytes
+from consumers.redis_store import RedisStore
 from consumers.redis_types import check_missing
 from consumers.watchdog import keep_watching_the_loop
 from models import check_kept, make_model

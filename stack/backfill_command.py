@@ -20,7 +20,8 @@ from consumers.cut_over import END, Met, cut_over, meet, named_offsets
 from consumers.dead_letters import DeadLetter
 from consumers.log_reader import LogReader, read_topic
 from consumers.model_topic import PublishedModels, read_models
-from consumers.redis_store import RedisStore, as_bytes
+from consumers.redis_client import as_bytes
+from consumers.redis_store import RedisStore
 from pipeline.cli import LEARNING, SCORING
 from pipeline.errors import DataError, SettingError
 from pipeline.events import Label, LabelDecoder

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from consumers.redis_store import connect
+from consumers.redis_client import connect
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.6])
