@@ -7,7 +7,10 @@ has put into the index where the last decisions landed. Usually the next batch d
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Protocol
+
+import numpy as np
 
 from consumers.dead_letters import EventError, InputRecord, dead_letter, internal_error, redriven
 from consumers.lane import Part, own_code
@@ -23,13 +26,14 @@ from pipeline.admission import Admission
 from pipeline.commit import Change, Input, OutboxRecord, Publish
 from pipeline.controls import Controls
 from pipeline.counts import WorkerCounts
+from pipeline.decision_json import encode_decisions
 from pipeline.engine import Decisions, Engine
 from pipeline.events import Problem, Rejected, TransactionDecoder
 from pipeline.features import unusual_amounts
 from pipeline.feedback import MemoryWaiting
 from pipeline.policy import REVIEW
 from pipeline.recent_ids import conflict
-from pipeline.records import ACTIONS, DecisionRecord, encode_record
+from pipeline.records import ACTIONS
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 from pipeline.signing import LabelVerifier
@@ -163,13 +167,11 @@ class Scorer(Part):
         self, decisions: Decisions, offsets: Sequence[int]
     ) -> tuple[list[OutboxRecord], list[Change]]:
         """Give what is to be published of decisions, and what their commit must store."""
-        decided = decisions.records(self._topic, self._partition, offsets)
-        encoded = [encode_record(decision) for decision in decided]
-        published = [
-            OutboxRecord(DECISIONS, self._partition, decision.transaction_id.encode(), value)
-            for decision, value in zip(decided, encoded, strict=True)
-        ]
-        return published, self._changes(decisions, decided, encoded)
+        p = self._partition
+        encoded = encode_decisions(decisions, self._topic, p, offsets)
+        keys = map(str.encode, decisions.transaction_ids)
+        published = list(map(OutboxRecord, repeat(DECISIONS), repeat(p), keys, encoded))
+        return published, self._changes(decisions, encoded)
 
     async def failed(self, records: Sequence[InputRecord], error: EventError) -> None:
         """Forget what a failure of our own code left; a single record becomes a dead letter."""
@@ -232,10 +234,8 @@ class Scorer(Part):
         # The index lies one commit behind `wm`: no label may be given up by a time it has not seen.
         return [*changes, ("SET", f"wi:{p}", watermark_ms)] if changes else []
 
-    def _changes(
-        self, decisions: Decisions, decided: list[DecisionRecord], encoded: list[bytes]
-    ) -> list[Change]:
-        if not decided:
+    def _changes(self, decisions: Decisions, encoded: Sequence[bytes]) -> list[Change]:
+        if not encoded:
             return []
         p = self._partition
         newest_ms = int(decisions.transactions.event_time_ms.max())
@@ -247,21 +247,21 @@ class Scorer(Part):
             *self._breaker_changes(),
             # While rules decide, it stays known which version was in force.
             *([] if decisions.degraded else [("SET", f"model:{p}", decisions.model_version)]),
-            *self._alert_changes(decided, encoded),
+            *self._alert_changes(decisions, encoded),
         ]
 
     def _breaker_changes(self) -> list[Change]:
         key, breaker = f"breaker:{self._partition}", self._engine.breaker
         return [("SET", key, sealed(key, breaker.state()))] if breaker.is_on else []
 
-    def _alert_changes(self, decided: list[DecisionRecord], encoded: list[bytes]) -> list[Change]:
+    def _alert_changes(self, decisions: Decisions, encoded: Sequence[bytes]) -> list[Change]:
         p = self._partition
         scores: list[str] = []
         alerts: list[str | bytes] = []
-        for decision, value in zip(decided, encoded, strict=True):
-            if decision.action == ACTIONS[REVIEW]:
-                scores += (repr(decision.score), decision.transaction_id)
-                alerts += (decision.transaction_id, value)
+        for place in np.flatnonzero(decisions.actions == REVIEW).tolist():
+            transaction_id = decisions.transaction_ids[place]
+            scores += (repr(float(decisions.scores[place])), transaction_id)
+            alerts += (transaction_id, encoded[place])
         if not alerts:
             return []
         return [
@@ -275,8 +275,8 @@ class Scorer(Part):
     ) -> None:
         counts = self._parts.counts
         counts.commits += 1
-        for action in decisions.actions.tolist():
-            counts.decisions[ACTIONS[action], decisions.mode] += 1
+        for action, count in zip(ACTIONS, decisions.action_counts, strict=True):
+            counts.decisions[action, decisions.mode] += count
         for reason, count in decisions.overruled.items():
             counts.overruled[reason] += count
         counts.breaker_open[self._partition] = self._engine.breaker.is_open

@@ -15,7 +15,7 @@ from pipeline.label_words import OutcomeKind
 from pipeline.stored_rows import damaged
 from pipeline.topics import DECISIONS
 from pipeline.verdicts import KnownVerdict
-from pipeline.waiting_index import BUCKETS, OFFSET_BYTES, IndexEntry, outcome_code, place_of
+from pipeline.waiting_index import BUCKETS, IndexEntry, outcome_code, packed_entries, place_of
 
 # The whole index is swept while a limit's worth of decisions comes so many times.
 SWEEPS_A_LIMIT = 4
@@ -47,19 +47,19 @@ def index_changes(
     partition: int, landed: Sequence[tuple[OutboxRecord, int]], *, limit: int
 ) -> list[Change]:
     """Give what a commit adds to the index: where the outbox before it landed."""
-    packed: list[bytes] = []
-    newest = -1
-    for record, offset in landed:
-        if record.topic == DECISIONS and record.key is not None:
-            packed.append(_packed_place(record.key.decode()))
-            packed.append(offset.to_bytes(OFFSET_BYTES, "little"))
-            newest = max(newest, offset)
-    if not packed:
+    found = [
+        (record.key, offset)
+        for record, offset in landed
+        if record.topic == DECISIONS and record.key is not None
+    ]
+    if not found:
         return []
-    changes: list[Change] = [("INDEX", partition, newest, b"".join(packed))]
+    keys, offsets = zip(*found, strict=True)
+    newest = max(offsets)
+    changes: list[Change] = [("INDEX", partition, newest, packed_entries(keys, offsets))]
     floor = newest + 1 - limit
     if floor > 0:
-        share = min(-(-len(packed) // 2 * SWEEPS_A_LIMIT * BUCKETS // limit), BUCKETS)
+        share = min(-(-len(found) * SWEEPS_A_LIMIT * BUCKETS // limit), BUCKETS)
         changes.append(("SWEEP", partition, floor, share, BUCKETS))
     return changes
 

@@ -79,6 +79,12 @@ class Decisions:
         return self.transactions.transaction_id
 
     @property
+    def action_counts(self) -> list[int]:
+        """How many there are of each action, in the order of `ACTIONS`."""
+        counts: list[int] = np.bincount(self.actions, minlength=len(ACTIONS)).tolist()
+        return counts
+
+    @property
     def overruled(self) -> Counter[str]:
         """How many a list or the breaker decided, by the reason that says so."""
         reasons = self.reasons

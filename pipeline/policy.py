@@ -58,36 +58,36 @@ class _Rows(Sequence[Reasons]):
 class ReasonRows(_Rows):
     """Reasons of a model, from numbers.
 
-    >>> rows = ReasonRows(["A", "B"], np.array([[1, -1], [-1, -1]]), np.array([[0.5, 0.0], [0, 0]]))
+    >>> rows = ReasonRows(("A", "B"), np.array([[1, -1], [-1, -1]]), np.array([[0.5, 0.0], [0, 0]]))
     >>> rows[0], rows[-1], list(rows) == rows
     ([('B', 0.5)], [], True)
     """
 
     def __init__(
-        self, names: list[str], codes: NDArray[np.int64], values: NDArray[np.float64]
+        self, names: tuple[str, ...], codes: NDArray[np.int64], values: NDArray[np.float64]
     ) -> None:
-        self._names, self._codes, self._values = names, codes, values
+        self.names, self.codes, self.values = names, codes, values
 
     def __len__(self) -> int:
-        return len(self._codes)
+        return len(self.codes)
 
     def _row(self, row: int) -> Reasons:
-        codes, values = self._codes[row].tolist(), self._values[row].tolist()
+        codes, values = self.codes[row].tolist(), self.values[row].tolist()
         named = zip(codes, values, strict=True)
-        return [(self._names[code], value) for code, value in named if code >= 0]
+        return [(self.names[code], value) for code, value in named if code >= 0]
 
 
 class PrecededReasons(_Rows):
     """Reasons of a batch, with others before them in the rows that have any."""
 
     def __init__(self, first: Mapping[int, Reasons], others: Sequence[Reasons]) -> None:
-        self._first, self._others = first, others
+        self.first, self.others = first, others
 
     def __len__(self) -> int:
-        return len(self._others)
+        return len(self.others)
 
     def _row(self, row: int) -> Reasons:
-        return [*self._first.get(row, ()), *self._others[row]]
+        return [*self.first.get(row, ()), *self.others[row]]
 
 
 class MarkedReasons(PrecededReasons):
@@ -112,7 +112,7 @@ class Policy:
         self, features: tuple[Feature, ...], *, review_score_min: float, decline_score_min: float
     ) -> None:
         self._review, self._decline = review_score_min, decline_score_min
-        self._codes = list(dict.fromkeys(feature.reason_code for feature in features))
+        self._codes = tuple(dict.fromkeys(feature.reason_code for feature in features))
         self._code_of_feature = np.array(
             [self._codes.index(feature.reason_code) for feature in features], dtype=np.int64
         )

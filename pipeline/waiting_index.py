@@ -15,7 +15,10 @@ IndexPlace(bucket=451, field=b'Q\\x15\\xf0\\x9b\\x0b\\xc2')
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from pipeline.label_words import OUTCOME_KINDS, OutcomeKind
 from pipeline.verdicts import KnownVerdict, is_packed_verdict
@@ -75,3 +78,22 @@ def place_of(transaction_id: str) -> IndexPlace:
     """Give where the entry of a transaction is looked for."""
     digest = hashlib.blake2b(transaction_id.encode(), digest_size=2 + FIELD_BYTES).digest()
     return IndexPlace(int.from_bytes(digest[:2], "little") % BUCKETS, digest[2:])
+
+
+def packed_entries(keys: Sequence[bytes], offsets: Sequence[int]) -> bytes:
+    """Give the places of many transactions, each with the offset of its decision behind it.
+
+    >>> packed = packed_entries([b"t-1", b"t-2"], [513, 514])
+    >>> place, offset = place_of("t-2"), (514).to_bytes(OFFSET_BYTES, "little")
+    >>> packed[14:] == place.bucket.to_bytes(2, "little") + place.field + offset
+    True
+    """
+    size = 2 + FIELD_BYTES
+    digests = b"".join([hashlib.blake2b(key, digest_size=size).digest() for key in keys])
+    entries = np.empty((len(keys), size + OFFSET_BYTES), dtype=np.uint8)
+    entries[:, :size] = np.frombuffer(digests, dtype=np.uint8).reshape(-1, size)
+    # The two highest bits of the first two bytes, which are little-endian, name no bucket.
+    entries[:, 1] &= (BUCKETS - 1) >> 8
+    bytes_of = np.array(offsets, dtype="<i8").view(np.uint8).reshape(-1, 8)
+    entries[:, size:] = bytes_of[:, :OFFSET_BYTES]
+    return entries.tobytes()

@@ -4,7 +4,14 @@ import pytest
 
 from pipeline.label_words import OUTCOME_KINDS, OutcomeKind
 from pipeline.verdicts import KnownVerdict, settle
-from pipeline.waiting_index import BUCKETS, FIELD_BYTES, IndexEntry, outcome_code, place_of
+from pipeline.waiting_index import (
+    BUCKETS,
+    FIELD_BYTES,
+    IndexEntry,
+    outcome_code,
+    packed_entries,
+    place_of,
+)
 from tests.strategies import label
 
 VERDICT = settle(None, label(), training_seq=1 << 39)[1]
@@ -36,3 +43,16 @@ def test_places_are_spread_over_the_buckets() -> None:
     assert len({(place.bucket, place.field) for place in places}) == len(places)
     assert max(place.bucket for place in places) < BUCKETS
     assert len({place.bucket for place in places}) > BUCKETS // 2
+
+
+def test_many_entries_are_packed_as_each_alone() -> None:
+    ids = [f"t-{number}" for number in range(2_000)] + ["", "é", "\U0001f600"]
+    offsets = [number * 1_000_003 for number in range(len(ids) - 1)] + [(1 << 48) - 1]
+
+    packed = packed_entries([transaction_id.encode() for transaction_id in ids], offsets)
+
+    places = [place_of(transaction_id) for transaction_id in ids]
+    assert packed == b"".join(
+        place.bucket.to_bytes(2, "little") + place.field + offset.to_bytes(6, "little")
+        for place, offset in zip(places, offsets, strict=True)
+    )
