@@ -1,9 +1,8 @@
 """Publishes outboxes: whole batches a partition, acknowledged by all replicas, in order."""
 
 import asyncio
-from collections.abc import Sequence
-from itertools import groupby
-from operator import attrgetter
+import itertools
+from collections.abc import Iterable, Sequence
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError
@@ -18,8 +17,7 @@ BATCH_BYTES_MAX = 900_000
 REQUEST_BYTES_MAX = 34 * 1024 * 1024
 REQUEST_MS_MAX = 30_000
 
-_place = attrgetter("topic", "partition")
-_Sent = tuple[list[int], asyncio.Future[RecordMetadata]]
+_Sent = tuple[Sequence[int], asyncio.Future[RecordMetadata]]
 """The rows of a batch, and its acknowledgement."""
 
 
@@ -69,38 +67,51 @@ class OutboxPublisher:
         What it gives is done when all are acknowledged, and holds the offset of each.
         """
         sent: list[_Sent] = []
-        order = sorted(range(len(records)), key=lambda row: _place(records[row]))
-        for (topic, partition), rows in groupby(order, key=lambda row: _place(records[row])):
-            sent += await self._send(topic, partition, list(rows), records)
+        for (topic, partition), rows in _by_place(records):
+            sent += await self._send(topic, partition, rows, records)
         return asyncio.ensure_future(self._landed(sent, len(records)))
 
     async def _landed(self, sent: Sequence[_Sent], count: int) -> list[int]:
         offsets = [0] * count
         await asyncio.gather(*(future for _, future in sent))
-        for batch, future in sent:
+        for rows, future in sent:
             landed = future.result()
             if landed.offset < 0:
                 raise CommitError(f"{landed.topic}[{landed.partition}]: Kafka named no offset")
-            for step, row in enumerate(batch):
-                offsets[row] = landed.offset + step
+            for row, offset in zip(rows, itertools.count(landed.offset), strict=False):
+                offsets[row] = offset
         return offsets
 
     async def _send(
-        self, topic: str, partition: int, rows: list[int], records: Sequence[OutboxRecord]
+        self, topic: str, partition: int, rows: Sequence[int], records: Sequence[OutboxRecord]
     ) -> list[_Sent]:
         """Send the records of one partition in batches; gives the rows of each batch."""
         assert self._producer is not None, "the publisher was not started"
         producer, topic = self._producer, self._topic(topic)
         sent: list[_Sent] = []
-        batch, held = producer.create_batch(), list[int]()
-        for row in rows:
-            record = records[row]
-            content = {"key": record.key, "value": record.value, "headers": record.headers}
-            if batch.append(timestamp=None, **content) is None:
-                sent.append((held, await producer.send_batch(batch, topic, partition=partition)))
-                batch, held = producer.create_batch(), []
+        batch, first = producer.create_batch(), 0
+        append = batch.append
+        for place, row in enumerate(rows):
+            item = records[row]
+            key, value, headers = item.key, item.value, item.headers
+            if append(timestamp=None, key=key, value=value, headers=headers) is None:
+                future = await producer.send_batch(batch, topic, partition=partition)
+                sent.append((rows[first:place], future))
+                batch, first = producer.create_batch(), place
+                append = batch.append
                 # The first record of a batch always fits: larger ones are sent alone.
-                batch.append(timestamp=None, **content)
-            held.append(row)
-        sent.append((held, await producer.send_batch(batch, topic, partition=partition)))
+                append(timestamp=None, key=key, value=value, headers=headers)
+        future = await producer.send_batch(batch, topic, partition=partition)
+        sent.append((rows[first:], future))
         return sent
+
+
+def _by_place(records: Sequence[OutboxRecord]) -> Iterable[tuple[tuple[str, int], Sequence[int]]]:
+    """Give the topics and partitions of records in order, with the rows of each in theirs."""
+    places = [(record.topic, record.partition) for record in records]
+    if places and places.count(places[0]) == len(places):
+        return [(places[0], range(len(places)))]
+    rows: dict[tuple[str, int], list[int]] = {}
+    for row, place in enumerate(places):
+        rows.setdefault(place, []).append(row)
+    return sorted(rows.items())

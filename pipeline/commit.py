@@ -41,6 +41,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
+import lz4.frame
 import msgspec
 
 from pipeline.errors import CommitError
@@ -96,6 +97,14 @@ class UnknownResultError(Exception):
 Publish = Callable[[Sequence[OutboxRecord]], Awaitable[Awaitable[Sequence[int]]]]
 """Hands records over, in their order. What it gives then waits until all of them are acknowledged,
 and gives the offset of each."""
+
+# From this size on an outbox is compressed: decisions are a quarter of their size then, and what a
+# commit costs the store is for the most part the bytes that it must write.
+COMPRESSED_FROM = 4096
+# Of the fast levels, which are negative, the one that costs least in all (docs/decisions/0061).
+LZ4_LEVEL = -4
+# No msgpack array begins with these.
+LZ4_MARK = b"\x04\x22\x4d\x18"
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Outbox)
@@ -223,7 +232,7 @@ class Input:
         outbox = Outbox(f"{self._owner}:{next(self._commits)}", list(records))
         self._state = State.LOST
         # 4
-        if not await self._committed(Stored(position, _ENCODER.encode(outbox)), changes):
+        if not await self._committed(Stored(position, encode_outbox(outbox)), changes):
             # 4.2
             self.refused += 1
             await self.recover()
@@ -267,11 +276,33 @@ class Input:
                 return False
 
 
+def encode_outbox(outbox: Outbox) -> bytes:
+    """Give an outbox as the store holds it."""
+    plain = _ENCODER.encode(outbox)
+    if len(plain) < COMPRESSED_FROM:
+        return plain
+    compressed: bytes = lz4.frame.compress(plain, compression_level=LZ4_LEVEL, store_size=False)
+    return compressed
+
+
 def decode_outbox(outbox: bytes) -> list[OutboxRecord]:
     """Give the records of an outbox as the store holds it; `CommitError` if it is damaged."""
     if not outbox:
         return []
     try:
-        return _DECODER.decode(outbox).records
+        return _DECODER.decode(_plain(outbox)).records
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CommitError(str(error)) from error
+
+
+def _plain(outbox: bytes) -> bytes:
+    if not outbox.startswith(LZ4_MARK):
+        return outbox
+    try:
+        plain, read = lz4.frame.decompress(outbox, return_bytes_read=True)
+    except RuntimeError as error:
+        raise CommitError(str(error)) from error
+    if read != len(outbox):
+        raise CommitError(f"{len(outbox) - read} bytes stand behind its end")
+    whole: bytes = plain
+    return whole

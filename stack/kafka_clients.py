@@ -5,10 +5,13 @@ a minute, and then say that there is no broker.
 """
 
 import asyncio
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import lz4.frame
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
 
@@ -18,6 +21,16 @@ from stack.kafka_address import async_connection, kafka_of, sync_connection
 from stack.reaching import NOBODY, unreachable
 
 Client = TypeVar("Client")
+
+
+def fast_lz4(payload: bytes) -> bytes:
+    """Compress the records of a batch; linked blocks no broker understands.
+
+    aiokafka has level 9 and lets nobody choose: a tenth of the time gives batches that are a sixth
+    larger (docs/decisions/0061).
+    """
+    compressed: bytes = lz4.frame.compress(payload, block_linked=False, store_size=False)
+    return compressed
 
 
 def consumer(servers: str, **options: Any) -> KafkaConsumer:
@@ -42,6 +55,9 @@ def async_consumer(servers: str, **options: Any) -> AIOKafkaConsumer:
 
 def async_producer(servers: str, **options: Any) -> AIOKafkaProducer:
     """Make a producer of aiokafka, which is not started yet."""
+    # Its batches look the codec up in their own module, whether that is compiled or not.
+    builder = sys.modules[DefaultRecordBatchBuilder.__module__]
+    setattr(builder, "lz4_encode", fast_lz4)  # noqa: B010
     return AIOKafkaProducer(**async_connection(servers), **options)
 
 

@@ -11,17 +11,23 @@ from itertools import count, repeat
 from types import coroutine
 from typing import Any
 
+import lz4.frame
 import msgspec
+import numpy as np
 import pytest
 
 from pipeline.commit import (
+    COMPRESSED_FROM,
     Change,
     Input,
+    Outbox,
     OutboxRecord,
     State,
     Store,
     Stored,
     UnknownResultError,
+    decode_outbox,
+    encode_outbox,
     resume_at,
 )
 from pipeline.errors import CommitError
@@ -395,11 +401,40 @@ def test_a_record_comes_back_from_the_outbox_as_it_was() -> None:
     assert publish.published == [odd, bytes_of_all_kinds] * 2
 
 
-def damaged() -> dict[str, bytes]:
+def test_a_large_outbox_is_compressed_and_comes_back_as_it_was() -> None:
+    records = [record(f"a{number}", "v" * 500) for number in range(100)]
+    store, publish = MemoryStore(), RecordingPublisher()
+    run(recovered(store, publish).commit("1", records, []))
+
+    assert len(store.stored.outbox) < 5_000
+    assert decode_outbox(store.stored.outbox) == records
+
+
+@pytest.mark.parametrize("size", [COMPRESSED_FROM - 60, COMPRESSED_FROM, COMPRESSED_FROM + 60])
+def test_an_outbox_of_any_size_is_read_back(size: int) -> None:
+    values = np.random.default_rng(size).bytes(size), b"v" * size
+    outbox = Outbox("first:0", [OutboxRecord("t", 0, None, value) for value in values])
+
+    assert decode_outbox(encode_outbox(outbox)) == outbox.records
+    # As an owner of before wrote it.
+    assert decode_outbox(msgspec.msgpack.encode(outbox)) == outbox.records
+
+
+def stored_outbox(records: list[OutboxRecord]) -> bytes:
     store = MemoryStore()
-    run(recovered(store, RecordingPublisher()).commit("5", [record("a")], []))
-    whole = store.stored.outbox
+    run(recovered(store, RecordingPublisher()).commit("5", records, []))
+    return store.stored.outbox
+
+
+def damaged() -> dict[str, bytes]:
+    whole = stored_outbox([record("a")])
+    large = stored_outbox([record(f"a{number}") for number in range(1_000)])
     return {
+        "large and cut": large[:-1],
+        "large and cut short": large[:5],
+        "large and longer": large + b"x",
+        "large and spoiled": large[:50] + bytes(9) + large[59:],
+        "large, of nothing": lz4.frame.compress(b"outbox"),
         "cut": whole[:-1],
         "longer": whole + b"x",
         "text": b"outbox",
