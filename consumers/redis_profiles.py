@@ -46,8 +46,9 @@ from pipeline.stored_rows import (
 CACHED_ROWS_MAX = 200_000
 # One BUCKETS change for each id, as the script unpacks it: the slot and what is added to it.
 BUCKET_CHANGE = np.dtype([("slot", "<i4"), *BUCKET.descr])
-# One PROBES change for each id: the hour, whether the amount is small, the counterpart's bit.
-PROBE_CHANGE = np.dtype([("hour", "<i4"), ("small", "<i4"), ("place", "<i4")])
+# One PROBES change for each id: the hour, whether the amount is small, whether the attempt was
+# declined, the counterpart's bit.
+PROBE_CHANGE = np.dtype([("hour", "<i4"), ("small", "<i4"), ("declined", "<i4"), ("place", "<i4")])
 
 
 class RedisProfiles:
@@ -197,6 +198,8 @@ def _probe_changes(names: Sequence[str], decided: Transactions, small_minor: int
     added = np.zeros(len(decided), dtype=PROBE_CHANGE)
     added["hour"] = decided.event_time_ms // HOUR_MS
     added["small"] = decided.amount_minor <= small_minor
+    if decided.declined is not None:
+        added["declined"] = decided.declined
     changes: list[Change] = []
     for number, (name, ids) in enumerate(zip(names, decided.keys, strict=False)):
         added["place"] = places_of(decided.keys[0 if number else 1])

@@ -70,17 +70,18 @@ function custom.BUCKETS(key, packed)
     end
 end
 
--- Card testing (PROBES of pipeline/profiles.py): 25 hours of 12 bytes, then 4 sketches of 68.
-local function add_probe(key, hour, small, place)
-    local first = hour % 25 * 12
-    local stored = redis.call('GETRANGE', key, first, first + 11)
-    local b, n, s = -1, 0, 0
-    if #stored == 12 then b, n, s = struct.unpack('<i4i4i4', stored) end
-    if b < hour then n, s = 0, 0 end
+-- Card testing (PROBES of pipeline/profiles.py): 25 hours of 16 bytes, then 4 sketches of 68.
+local function add_probe(key, hour, small, declined, place)
+    local first = hour % 25 * 16
+    local stored = redis.call('GETRANGE', key, first, first + 15)
+    local b, n, s, d = -1, 0, 0, 0
+    if #stored == 16 then b, n, s, d = struct.unpack('<i4i4i4i4', stored) end
+    if b < hour then n, s, d = 0, 0, 0 end
     if b <= hour then
-        redis.call('SETRANGE', key, first, struct.pack('<i4i4i4', hour, n + 1, s + small))
+        redis.call('SETRANGE', key, first,
+            struct.pack('<i4i4i4i4', hour, n + 1, s + small, d + declined))
     end
-    first = 300 + hour % 4 * 68
+    first = 400 + hour % 4 * 68
     stored = redis.call('GETRANGE', key, first, first + 3)
     b = -1
     if #stored == 4 then b = struct.unpack('<i4', stored) end
@@ -90,8 +91,8 @@ local function add_probe(key, hour, small, place)
     if b <= hour then redis.call('SETBIT', key, (first + 4) * 8 + place, 1) end
 end
 function custom.PROBES(key, packed)
-    for at = 1, #packed, 12 do
-        add_probe(key, struct.unpack('<i4i4i4', packed, at))
+    for at = 1, #packed, 16 do
+        add_probe(key, struct.unpack('<i4i4i4i4', packed, at))
     end
 end
 -- The index of waiting decisions. An entry: offset (6 bytes), outcome (1; 128 and more: nothing was

@@ -1,9 +1,9 @@
-"""Card testing: many small or zero amounts, many cards at one place, many places for one card.
+"""Card testing: many small amounts or declines, many cards at one place, many places for one card.
 
 Who bought a list of card numbers tries which of them still work, for next to nothing, many at one
 terminal or one at many. What a schema with `[card_testing]` remembers of each entity is a row of
-`PROBES` (`profiles.py`): small amounts by hour, and a sketch of the different counterparts of each
-hour. That of the first entity is the second, that of all others the first.
+`PROBES` (`profiles.py`): small amounts and declined attempts by hour, and a sketch of the different
+counterparts of each hour. That of the first entity is the second, that of all others the first.
 
 How many different counterparts there were is estimated by how many bits of the sketch are not set
 (linear counting: Whang, Vander-Zanden, Taylor 1990), rounded to a whole number: up to ten it is
@@ -51,6 +51,7 @@ def probe_kernel(
     slots: NDArray[np.int32],
     times: NDArray[np.int64],
     small: NDArray[np.bool_],
+    declined: NDArray[np.bool_],
     places: NDArray[np.int64],
     out: NDArray[np.float32],
     column: int,
@@ -61,20 +62,24 @@ def probe_kernel(
         hour = times[row] // HOUR_MS
         _read_hours(hours[slot], hour, out[row, column:])
         out[row, column + 4] = _different(seen[slot], hour)
-        add_probe(hours[slot], seen[slot], hour, small[row], places[row])
+        add_probe(hours[slot], seen[slot], hour, small[row], declined[row], places[row])
 
 
 @kernel
-def add_probe(hours: Record, seen: Record, hour: int, small: int, place: int) -> None:
+def add_probe(
+    hours: Record, seen: Record, hour: int, small: int, declined: int, place: int
+) -> None:
     """Record an event; where a newer hour stands in its place, nothing."""
     slot = hour % HOUR_SLOTS
     if hours[slot].bucket < hour:
         hours[slot].bucket = hour
         hours[slot].count = 0
         hours[slot].small = 0
+        hours[slot].declined = 0
     if hours[slot].bucket == hour:
         hours[slot].count += 1
         hours[slot].small += small
+        hours[slot].declined += declined
     slot = hour % SEEN_SLOTS
     if seen[slot].bucket < hour:
         seen[slot].bucket = hour
@@ -86,20 +91,28 @@ def add_probe(hours: Record, seen: Record, hour: int, small: int, place: int) ->
 
 @kernel
 def _read_hours(hours: Record, hour: int, out: NDArray[np.float32]) -> None:
-    hour_count, hour_small, day_count, day_small = 0, 0, 0, 0
+    hour_count, hour_small, hour_declined = 0, 0, 0
+    day_count, day_small, day_declined = 0, 0, 0
     for slot in range(HOUR_SLOTS):
         # Only hours up to the event's own: others may come from other partitions.
         age = hour - hours[slot].bucket
         if 0 <= age < HOUR_SLOTS:
             day_count += hours[slot].count
             day_small += hours[slot].small
+            day_declined += hours[slot].declined
             if age <= 1:
                 hour_count += hours[slot].count
                 hour_small += hours[slot].small
+                hour_declined += hours[slot].declined
     out[0] = hour_small
     out[1] = day_small
     out[2] = hour_small / hour_count if hour_count else math.nan
     out[3] = day_small / day_count if day_count else math.nan
+    # Behind them stands how many counterparts there were.
+    out[5] = hour_declined
+    out[6] = day_declined
+    out[7] = hour_declined / hour_count if hour_count else math.nan
+    out[8] = day_declined / day_count if day_count else math.nan
 
 
 @kernel

@@ -53,6 +53,7 @@ OTHER_UNITS = (("seconds", 1_000, 1), ("microseconds", 1, 1_000), ("nanoseconds"
 # What a 32-bit float can hold; infinity is not JSON anyway.
 NUMBER_MAX = float(np.finfo(np.float32).max)
 Number = Annotated[float, msgspec.Meta(ge=-NUMBER_MAX, le=NUMBER_MAX)] | None
+Response = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,32}\Z")] | msgspec.UnsetType
 Amount = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,10}(\.[0-9]{1,8})?\Z")] | int | float
 
 
@@ -84,7 +85,8 @@ class Transactions:
     `keys` holds one list of ids for each entity of the schema, the partition key first, then one
     for each category. `numbers` has a column for each number of the schema, NaN where it is
     missing. `incumbents` stand beside the events: what the present system said of each; empty where
-    it spoke of none.
+    it spoke of none. `declined` says which attempts were refused; `None` where the schema has no
+    field for it. The answer comes after the decision, so no feature of the event itself sees it.
     """
 
     transaction_id: list[str]
@@ -94,6 +96,7 @@ class Transactions:
     currency: list[str]
     numbers: NDArray[np.float32]
     incumbents: Sequence[Incumbent | None] = ()
+    declined: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.transaction_id)
@@ -108,6 +111,7 @@ class Transactions:
             currency=[self.currency[row] for row in rows],
             numbers=self.numbers[rows],
             incumbents=[self.incumbents[row] for row in rows] if self.incumbents else (),
+            declined=None if self.declined is None else self.declined[rows],
         )
 
     def slice(self, start: int, stop: int) -> "Transactions":
@@ -120,6 +124,7 @@ class Transactions:
             currency=self.currency[start:stop],
             numbers=self.numbers[start:stop],
             incumbents=self.incumbents[start:stop],
+            declined=None if self.declined is None else self.declined[start:stop],
         )
 
 
@@ -259,6 +264,9 @@ class TransactionDecoder:
             fields.append(_field(attribute, item.field, Number, None))
         self._incumbent = IncumbentColumns(schema.incumbent)
         fields += self._incumbent.fields
+        self._declined = frozenset(schema.declined)
+        if schema.response:
+            fields.append(_field("response", schema.response, Response, msgspec.UNSET))
         self._decoder = _RecordDecoder("Transaction", fields)
         self._digits = schema.minor_digits
 
@@ -298,12 +306,16 @@ class TransactionDecoder:
         if self._schema.currency and record.currency is not msgspec.UNSET:
             currency = record.currency
             optional += self._has_currency_default
+        declined = False
+        if self._schema.response and record.response is not msgspec.UNSET:
+            declined = record.response in self._declined
+            optional += 1
         problem = (
             self._decoder.checked(record, value, optional=optional)
             or self._unknown_currency(currency)
             or _card_number(self._guarded_fields, (record.id, *keys, *numbers))
         )
-        return problem or (record.id, time, amount, currency, numbers, incumbent, *keys)
+        return problem or (record.id, time, amount, currency, numbers, incumbent, declined, *keys)
 
     def _category_defaults(self, keys: list[Any]) -> int:
         """Put in what categories that were not given are; gives how many were given."""
@@ -327,17 +339,18 @@ class TransactionDecoder:
         return minor_units(record.amount, self._digits, place=f"$.{field}") if field else 0
 
     def _columns(self, accepted: list[tuple[Any, ...]]) -> Transactions:
-        columns = list(zip(*accepted, strict=True)) or [()] * (6 + len(self._key_fields))
+        columns = list(zip(*accepted, strict=True)) or [()] * (7 + len(self._key_fields))
         shape = (len(accepted), len(self._number_attributes))
         return Transactions(
             transaction_id=list(columns[0]),
             event_time_ms=np.array(columns[1], dtype=np.int64),
-            keys=tuple(list(column) for column in columns[6:]),
+            keys=tuple(list(column) for column in columns[7:]),
             amount_minor=np.array(columns[2], dtype=np.int64),
             currency=list(columns[3]),
             # A missing number is None, which becomes NaN.
             numbers=np.array(columns[4], dtype=np.float32).reshape(shape),
             incumbents=columns[5] if any(columns[5]) else (),
+            declined=np.array(columns[6], dtype=np.bool_) if self._schema.response else None,
         )
 
 

@@ -86,15 +86,16 @@ def _counterpart(schema: Schema, name: str) -> str:
 def _kept(computed: Sequence[Feature], schema: Schema) -> list[int]:
     """Give the columns that can differ: without an amount, none that is made of amounts.
 
-    Nor is there a history of a key that never comes twice.
+    Nor is there a history of a key that never comes twice, or of answers that nobody gives.
     """
-    name = schema.entities[0].name
-    of_first = {
-        feature.name
-        for of_kind in (_traffic_features, _learned_features, _alike_features)
-        for feature in of_kind(name)
-    }
-    silent = of_first if schema.is_keyed_by_id else set()
+    silent: set[str] = set()
+    if schema.is_keyed_by_id:
+        name = schema.entities[0].name
+        for of_kind in (_traffic_features, _learned_features, _alike_features):
+            silent |= {feature.name for feature in of_kind(name)}
+    if schema.response is None:
+        for entity in schema.probed:
+            silent |= {feature.name for feature in _decline_features(entity.name)}
     return [
         column
         for column, feature in enumerate(computed)
@@ -109,14 +110,19 @@ def _own_numbers(schema: Schema) -> Iterator[Feature]:
         yield Feature(number.name, meaning, "its own", f"{number.name.upper()}_UNUSUAL")
 
 
-def schema_hash(features: tuple[Feature, ...], small_amount_minor: int | None = None) -> str:
+def schema_hash(
+    features: tuple[Feature, ...],
+    small_amount_minor: int | None = None,
+    declined: Sequence[str] = (),
+) -> str:
     """Name a list of features: the same names in the same order have the same hash.
 
-    Where features tell of small amounts, the name tells up to which amount one is small.
+    Where features tell of small amounts and of declines, the hash is also of what counts as such.
     """
     names = [feature.name for feature in features]
     small = [] if small_amount_minor is None else [f"small_amount_minor={small_amount_minor}"]
-    text = "\n".join([str(FEATURES_VERSION), *names, *small])
+    codes = [f"declined={' '.join(sorted(declined))}"] if declined else []
+    text = "\n".join([str(FEATURES_VERSION), *names, *small, *codes])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -255,6 +261,17 @@ def _probe_features(name: str, other: str) -> Iterator[Feature]:
         f"{name}_{other}s_1h", f"different {other}s of the {name} in the 1h before, estimated",
         "count", f"{name.upper()}_MANY_{other.upper()}S",
     )  # fmt: skip
+    yield from _decline_features(name)
+
+
+def _decline_features(name: str) -> Iterator[Feature]:
+    code = f"{name.upper()}_MANY_DECLINES"
+    for span in ("1h", "1d"):
+        meaning = f"declined attempts of the {name} in the {span} before, in whole hours"
+        yield Feature(f"{name}_declined_{span}", meaning, "events", code)
+    for span in ("1h", "1d"):
+        meaning = f"share of declined attempts among the {name}'s events in the {span} before"
+        yield Feature(f"{name}_declined_share_{span}", meaning, "ratio", code)
 
 
 EVENT_WIDTH = len(list(_event_features()))
@@ -285,7 +302,8 @@ class FeatureKernel:
     def __init__(self, schema: Schema) -> None:
         self.table = feature_table(schema)
         self._small_minor = schema.small_amount_minor
-        self.schema_hash = schema_hash(self.table, self._small_minor)
+        self._has_answers = schema.response is not None
+        self.schema_hash = schema_hash(self.table, self._small_minor, schema.declined)
         self.names = tuple(feature.name for feature in self.table)
         self._has_counterpart = len(schema.keyed) > 1
         computed = _computed_features(schema)
@@ -314,12 +332,12 @@ class FeatureKernel:
             alike_kernel(part.values, part.slots, times, unusual, out, column)
             column += ALIKE_WIDTH
         if self._small_minor is not None:
-            small = amounts <= self._small_minor
+            small, declined = amounts <= self._small_minor, self._declined(batch)
             places = [places_of(batch.keys[1]), places_of(batch.keys[0])]
             for number, part in enumerate(view.probes):
                 of_other, rows = places[min(number, 1)], part.values
                 hours, seen = rows["hours"], rows["seen"]
-                probe_kernel(hours, seen, part.slots, times, small, of_other, out, column)
+                probe_kernel(hours, seen, part.slots, times, small, declined, of_other, out, column)
                 column += PROBE_WIDTH
         return self._with_numbers(out, batch.numbers)
 
@@ -330,6 +348,11 @@ class FeatureKernel:
         if len(self._kept) < self._computed_width:
             out = out[:, self._kept]
         return np.hstack([out, numbers]) if numbers.shape[1] else out
+
+    def _declined(self, batch: Transactions) -> NDArray[np.bool_]:
+        if self._has_answers and batch.declined is not None:
+            return batch.declined
+        return np.zeros(len(batch), dtype=np.bool_)
 
     def _counterparts(self, batch: Transactions) -> NDArray[np.int64]:
         if self._has_counterpart:

@@ -7,9 +7,9 @@ Three kinds of row, after who may write them:
 - `BUCKET` rings, for entities that every partition sees: whole numbers in buckets of event time. A
   slot keeps the newest bucket that fell on it, so the end state is the same in any order of events.
 - `LEARNED`, for both: what labels teach. One writer, the learner, in the order of the training log.
-- `PROBES`, for both, where the schema asks for card testing: small amounts and different
-  counterparts, by hour of event time. Each hour has one place, where the newest that fell on it
-  stays; its counts are added to and its bits only ever set, so any order gives the same again.
+- `PROBES`, for both, where the schema asks for card testing: small amounts, declined attempts and
+  different counterparts, by hour of event time. Each hour has one place, where the newest that
+  fell on it stays; counts are added to and bits only ever set, so any order gives the same again.
 
 >>> table = Table(TRAFFIC)
 >>> table.slots(["c1", "c2", "c1"]).tolist(), len(table)
@@ -54,7 +54,11 @@ TRAFFIC = np.dtype(
 BUCKET = np.dtype([("bucket", "<i4"), ("count", "<i4"), ("amount", "<i8"), ("unusual", "<i4")])
 PROBES = np.dtype(
     [
-        ("hours", [("bucket", "<i4"), ("count", "<i4"), ("small", "<i4")], (HOUR_SLOTS,)),
+        (
+            "hours",
+            [("bucket", "<i4"), ("count", "<i4"), ("small", "<i4"), ("declined", "<i4")],
+            (HOUR_SLOTS,),
+        ),
         # One bit for each hash of a counterpart, the first in the highest place of its byte.
         ("seen", [("bucket", "<i4"), ("bits", "u1", (SEEN_BITS // 8,))], (SEEN_SLOTS,)),
     ]
@@ -152,7 +156,7 @@ def bucket_table() -> Table:
 
 
 def probe_table() -> Table:
-    """Make an empty table for the small amounts and the counterparts of an entity."""
+    """Make an empty table for what is remembered of the card testing of an entity."""
     return Table(PROBES)
 
 

@@ -69,7 +69,10 @@ def digests_of(batch: Transactions) -> list[bytes]:
 
 
 def contents_of(batch: Transactions) -> list[bytes]:
-    """Give the hash of all that was decoded of each event, but its id."""
+    """Give the hash of what was decoded of each event, but its id.
+
+    What the present system and the issuer said stands beside an event: the first of it counts.
+    """
     columns: list[Sequence[str]] = [
         list(map(str, batch.event_time_ms.tolist())),
         list(map(str, batch.amount_minor.tolist())),

@@ -27,7 +27,17 @@ from pipeline.label_words import OutcomeKind, Source
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 AMOUNT = re.compile(r"[0-9]{1,10}(\.[0-9]{1,8})?")
+RESPONSE = re.compile(r"[A-Za-z0-9_-]{1,32}")
 FIELD = re.compile(r"[^\x00-\x1f\"'\\]{1,128}")
+
+
+# Field 39 of ISO 8583 where the attempt was refused, the most usual first. What says that a system
+# failed (91, 96) or that a message was wrong (03, 13, 30) says nothing of the card.
+DECLINED = (
+    *("05", "14", "51", "54", "01", "02", "04", "07", "12", "15", "33", "34", "36", "38", "39"),
+    *("41", "43", "46", "52", "53", "55", "56", "57", "59", "61", "62", "63", "65", "75", "78"),
+    *("82", "N7"),
+)
 
 
 class Entity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,6 +80,8 @@ class _Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _CardTesting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     small_amount: str
+    response: str | None = None
+    declined: tuple[str, ...] = ()
 
 
 class Feedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,7 +139,8 @@ class Schema:
 
     Events of a schema without `amount` have the amount 0 and an empty currency. Where
     `small_amount_minor` is given, there are features of card testing, for which amounts up to it
-    are small (`docs/card-testing.md`).
+    are small (`docs/card-testing.md`); `response` is the optional field that says how the attempt
+    was answered, which comes after the decision, and `declined` are its codes for a refusal.
     """
 
     name: str
@@ -144,6 +157,8 @@ class Schema:
     label: str | None
     incumbent: IncumbentFields | None = None
     small_amount_minor: int | None = None
+    response: str | None = None
+    declined: tuple[str, ...] = ()
     feedback: Feedback = Feedback()
     outcomes: Outcomes = Outcomes()
 
@@ -236,6 +251,8 @@ def _from_file(file: _File, place: str) -> Schema:
         label=file.label.field if file.label else None,
         incumbent=file.incumbent,
         small_amount_minor=_small_amount(file, place),
+        response=file.card_testing.response if file.card_testing else None,
+        declined=_declined(file, place),
         feedback=file.feedback,
         outcomes=file.outcomes,
     )
@@ -265,6 +282,23 @@ def _small_amount(file: _File, place: str) -> int | None:
     return int(minor)
 
 
+def _declined(file: _File, place: str) -> tuple[str, ...]:
+    """Give the codes of a refusal; without a field that would hold them there are none."""
+    asked = file.card_testing
+    if asked is None or asked.response is None:
+        if asked is not None and asked.declined:
+            raise SchemaError(f"schema {place}: declined of [card_testing] needs response, a field")
+        return ()
+    codes = asked.declined or DECLINED
+    for code in codes:
+        if not RESPONSE.fullmatch(code) or codes.count(code) > 1:
+            raise SchemaError(
+                f"schema {place}: declined of [card_testing] has codes of 1 to 32 letters, digits, "
+                f"- and _, each once (got {code!r})"
+            )
+    return codes
+
+
 def _check(schema: Schema, place: str) -> None:
     names = [item.name for item in (*schema.keyed, *schema.numbers)]
     if not schema.entities:
@@ -273,7 +307,7 @@ def _check(schema: Schema, place: str) -> None:
         if not NAME.fullmatch(name):
             raise SchemaError(f"schema {place}: name must match {NAME.pattern} (got {name!r})")
     fields = [*schema.event_fields, *schema.incumbent_fields]
-    fields += [schema.label] if schema.label else []
+    fields += [field for field in (schema.label, schema.response) if field]
     for field in fields:
         if not FIELD.fullmatch(field):
             raise SchemaError(

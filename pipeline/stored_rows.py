@@ -99,10 +99,12 @@ def check_probe_bytes(key: str, stored: bytes) -> None:
 def check_probes(keys: Sequence[str], rows: Structured) -> None:
     """Refuse rows of card testing that hold what no event can have written."""
     hours, seen = rows["hours"], rows["seen"]
-    bucket, count, small = hours["bucket"], hours["count"], hours["small"]
-    is_empty = (bucket == 0) & (count == 0) & (small == 0)
+    bucket, count = hours["bucket"], hours["count"]
+    small, declined = hours["small"], hours["declined"]
+    is_empty = (bucket == 0) & (count == 0) & (small == 0) & (declined == 0)
     fits = (bucket > 0) & (bucket % HOUR_SLOTS == np.arange(HOUR_SLOTS))
     fits &= (count > 0) & (small >= 0) & (small <= count)
+    fits &= (declined >= 0) & (declined <= count)
     is_whole = (is_empty | fits).all(axis=1)
     bucket, is_set = seen["bucket"], seen["bits"].any(axis=2)
     fits = (bucket > 0) & (bucket % SEEN_SLOTS == np.arange(SEEN_SLOTS)) & is_set

@@ -46,6 +46,8 @@ class EventBatch:
         One list of texts for each column that quality is asked by; for reports only as well.
     incumbents
         What the present system said of each event; empty where it spoke of none.
+    declined
+        Whether each attempt was refused; `None` where no answer is known of any.
     row
         The number of each event's row in its file, from 1; `None` where events are made.
     """
@@ -62,6 +64,7 @@ class EventBatch:
     segments: tuple[list[str], ...] = ()
     incumbents: Sequence[Incumbent | None] = ()
     row: NDArray[np.int64] | None = None
+    declined: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.transaction_id)
@@ -76,6 +79,7 @@ class EventBatch:
             currency=self.currency,
             numbers=self.numbers,
             incumbents=self.incumbents,
+            declined=self.declined,
         )
 
     def slice(self, start: int, stop: int) -> "EventBatch":
@@ -93,6 +97,7 @@ class EventBatch:
             segments=tuple(texts[start:stop] for texts in self.segments),
             incumbents=self.incumbents[start:stop],
             row=None if self.row is None else self.row[start:stop],
+            declined=None if self.declined is None else self.declined[start:stop],
         )
 
     def take(self, rows: NDArray[np.intp]) -> "EventBatch":
@@ -110,6 +115,7 @@ class EventBatch:
             segments=tuple([texts[row] for row in rows] for texts in self.segments),
             incumbents=[self.incumbents[row] for row in rows] if self.incumbents else (),
             row=None if self.row is None else self.row[rows],
+            declined=None if self.declined is None else self.declined[rows],
         )
 
 
@@ -117,6 +123,7 @@ def joined(batches: Sequence[EventBatch]) -> EventBatch:
     """Put batches of one source together, in their order; at least one is needed."""
     scenarios = [batch.scenario for batch in batches if batch.scenario is not None]
     rows = [batch.row for batch in batches if batch.row is not None]
+    declined = [batch.declined for batch in batches if batch.declined is not None]
     return EventBatch(
         transaction_id=_chained(batch.transaction_id for batch in batches),
         event_time_ms=np.concatenate([batch.event_time_ms for batch in batches]),
@@ -130,6 +137,7 @@ def joined(batches: Sequence[EventBatch]) -> EventBatch:
         segments=_columns([batch.segments for batch in batches]),
         incumbents=_incumbents(batches),
         row=np.concatenate(rows) if len(rows) == len(batches) else None,
+        declined=np.concatenate(declined) if len(declined) == len(batches) else None,
     )
 
 

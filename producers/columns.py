@@ -36,6 +36,7 @@ from pipeline.events import (
     NUMBER_MAX,
 )
 from pipeline.incumbent import Incumbent, IncumbentReader
+from pipeline.schema import RESPONSE
 from producers.batch import LABEL_UNKNOWN
 from producers.tokens import EXPECTED, Tokeniser
 
@@ -227,6 +228,15 @@ def categories(column: Column) -> list[str]:
     column.check(wrong, f"a text of at most {CATEGORY_LENGTH_MAX} characters")
     _check_no_card_number(column, texts, "another text")
     return texts
+
+
+def declined(column: Column, codes: Sequence[str]) -> NDArray[np.bool_]:
+    """Read how attempts were answered: whether the code is one of a refusal; none is not."""
+    texts = _texts(column.values)
+    wrong = [bool(text) and RESPONSE.fullmatch(text) is None for text in texts]
+    column.check(np.array(wrong, np.bool_), "a code of 1 to 32 letters, digits, - and _")
+    refusals = frozenset(codes)
+    return np.fromiter((text in refusals for text in texts), np.bool_, len(texts))
 
 
 def incumbents(

@@ -125,6 +125,7 @@ class _Wanted:
     scenario: str | None
     segments: tuple[str, ...]
     incumbent: tuple[str, ...]
+    response: str | None
     tokeniser: Tokeniser | None
 
     @classmethod
@@ -150,6 +151,7 @@ class _Wanted:
             scenario=next((name for name in free if name in present), None),
             segments=tuple(segments),
             incumbent=tuple(name for name in schema.incumbent_fields if name in present),
+            response=schema.response if schema.response in present else None,
             tokeniser=tokeniser,
         )
         missing = [name for name in wanted.columns if name not in present]
@@ -164,7 +166,7 @@ class _Wanted:
     @property
     def columns(self) -> list[str]:
         fields = [name for name in self.schema.event_fields if name != self.schema.currency]
-        extra = (self.currency, self.label, self.scenario)
+        extra = (self.currency, self.label, self.scenario, self.response)
         named = [*fields, *(name for name in extra if name is not None)]
         named += [*self.segments, *self.incumbent]
         return list(dict.fromkeys(named))
@@ -288,6 +290,9 @@ def _batch(wanted: _Wanted, frame: pd.DataFrame, first_row: int) -> EventBatch:
         segments=tuple(columns.categories(column(name)) for name in wanted.segments),
         incumbents=_incumbents(wanted, column),
         row=np.arange(first_row, first_row + len(frame)),
+        declined=(
+            columns.declined(column(wanted.response), schema.declined) if wanted.response else None
+        ),
     )
 
 

@@ -18,6 +18,8 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.incumbent import Incumbent, IncumbentFields, IncumbentReader
 from pipeline.label_words import Source, Verdict
@@ -39,18 +41,21 @@ class TransactionEncoder:
         self._has_amount = schema.amount is not None
         self._has_currency = schema.currency is not None
         self._keyed_by_id = int(schema.is_keyed_by_id)
-        self._record = _record("Transaction", schema.event_fields)
-        self._incumbent = schema.incumbent
-        if schema.incumbent:
-            # Only where the present system said something; otherwise events are as ever.
-            names = (*schema.event_fields, *schema.incumbent_fields)
-            self._with_incumbent = _record("Transaction", names, optional=schema.incumbent_fields)
+        self._incumbent, self._declined = schema.incumbent, schema.declined
+        # Each only where there is something to say; otherwise events are as ever.
+        said = schema.incumbent_fields
+        answer = (schema.response,) if schema.response else ()
+        self._records = {
+            fields: _record("Transaction", (*schema.event_fields, *fields), optional=fields)
+            for fields in {(), said, answer, (*said, *answer)}
+        }
+        self._said, self._answer = said, answer
 
     def encode(self, batch: EventBatch) -> list[bytes]:
         """Give each event's wire form, in order."""
         currency = [batch.currency] if self._has_currency else []
         amount = [amount_texts(batch.amount_minor.tolist(), self._digits)]
-        columns = (
+        columns: list[Sequence[Any]] = [
             batch.transaction_id,
             batch.event_time_ms.tolist(),
             *batch.keys[self._keyed_by_id :],
@@ -59,11 +64,15 @@ class TransactionEncoder:
             *batch.categories,
             # A missing number is NaN, which is written as null.
             *batch.numbers.T.tolist(),
-        )
-        if self._incumbent is None or not batch.incumbents:
-            return _encoded(self._record, columns)
-        said = incumbent_columns(batch.incumbents, self._incumbent, missing=msgspec.UNSET)
-        return _encoded(self._with_incumbent, (*columns, *said))
+        ]
+        fields: tuple[str, ...] = ()
+        if self._incumbent is not None and batch.incumbents:
+            columns += incumbent_columns(batch.incumbents, self._incumbent, missing=msgspec.UNSET)
+            fields = self._said
+        if self._answer and batch.declined is not None and batch.declined.any():
+            columns.append(response_column(batch.declined, self._declined, missing=msgspec.UNSET))
+            fields = (*fields, *self._answer)
+        return _encoded(self._records[fields], columns)
 
 
 class LabelEncoder:
@@ -108,6 +117,13 @@ def incumbent_columns(
     actions = (item and reader.written_action(item.action) for item in incumbents)
     pairs = ((fields.score, scores), (fields.action, actions))
     return [column(values) for field, values in pairs if field]
+
+
+def response_column(
+    declined: NDArray[np.bool_], codes: Sequence[str], *, missing: Any
+) -> list[Any]:
+    """Give the first code of a refusal where an attempt was declined."""
+    return [codes[0] if refused else missing for refused in declined.tolist()]
 
 
 def label_id_of(transaction_id: str, prefix: str = LABEL_PREFIX) -> str:

@@ -24,6 +24,7 @@ AFTER_WORDS = frozenset(
     + ("investigation", "reported", "confirmed", "verdict", "outcome", "resolution", "resolved")
     + ("fraud", "fraudulent", "reviewed", "closed", "settled", "settlement", "flagged", "scenario")
 )
+ANSWER_WORDS = frozenset(("response", "resp", "respcode", "declined"))
 # Fewer frauds than this prove nothing.
 FRAUDS_MIN = 10
 # Of the frauds, so many may be told wrongly for a column to be a suspect all the same.
@@ -40,6 +41,12 @@ def leaks_of(profile: Profile, label: Profile | None) -> str:
     told = "" if label is None else _tells(profile, label)
     if told:
         return told
+    answers = [word for word in profile.words if word in ANSWER_WORDS]
+    if answers:
+        return (
+            f"its name ({answers[0]}) says that it answers the attempt, so it is known only after "
+            "the event: it may be response of [card_testing]"
+        )
     return f"its name ({named[0]}) says that it is known only after the event" if named else ""
 
 

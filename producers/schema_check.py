@@ -129,6 +129,9 @@ def parts_of(schema: Schema, *, labels: bool = True) -> list[Part]:
             parts.append(Part(said.score, "incumbent score", lambda c: read(c, None), True))
         if said.action:
             parts.append(Part(said.action, "incumbent action", lambda c: read(None, c), True))
+    if schema.response:
+        read_answer = partial(columns.declined, codes=schema.declined)
+        parts.append(Part(schema.response, "response", read_answer, is_optional=True))
     if schema.label and labels:
         parts.append(Part(schema.label, "label", columns.labels))
     return parts

@@ -2,9 +2,9 @@
 
 Customers and terminals lie in a square; a customer pays around home, in amounts and at times of
 the day that are usual for that customer. Frauds follow the Handbook's three scenarios: a large
-amount, a compromised terminal, a stolen card. Two things are added, since they are what a stream
-must withstand: a drift day, from which on customers spend more and fraudsters act differently,
-and bursts of card testing.
+amount, a compromised terminal, a stolen card. Three things are added, since they are what a stream
+must withstand: a drift day, from which on customers spend more and fraudsters act differently;
+bursts of card testing; and the issuer's refusals, of most attempts of a burst and of few others.
 
 Each day has a random generator of its own, made from the seed and the day, so that any day can be
 made alone; and no more than the population and one day is ever in memory. (Le Borgne, Siblini,
@@ -59,8 +59,10 @@ STOLEN_AMOUNT_FACTOR = 5
 BURST_CARDS = 300
 BURST_AMOUNT_MINOR_MAX = 200
 BURST_ZERO_SHARE = 0.3
+BURST_DECLINED_SHARE = 0.8
+DECLINED_SHARE = 0.02
 
-_POPULATION, _TRAFFIC, _TERMINALS, _CARDS, _BURSTS = range(5)
+_POPULATION, _TRAFFIC, _TERMINALS, _CARDS, _BURSTS, _ANSWERS = range(6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +277,11 @@ def _burst(random: Random, options: SimulatorOptions) -> _Rows:
     )
 
 
+def _declined(rows: _Rows, options: SimulatorOptions, day: int) -> NDArray[np.bool_]:
+    share = np.where(rows.scenario == CARD_TESTING, BURST_DECLINED_SHARE, DECLINED_SHARE)
+    return _random(options.seed, _ANSWERS, day).random(len(share)) < share
+
+
 def _joined(parts: list[_Rows]) -> _Rows:
     if len(parts) == 1:
         return parts[0]
@@ -308,4 +315,5 @@ def _batch(world: Population, day: int, rows: _Rows, options: SimulatorOptions) 
         numbers=no_numbers(count),
         is_fraud=(rows.scenario != GENUINE).astype(np.int8),
         scenario=rows.scenario,
+        declined=_declined(rows, options, day),
     )

@@ -11,8 +11,8 @@ label and the scenario stand beside them. The file appears under its name when i
 >>> write_events(path, (day.slice(0, 2) for day in days), load_schema("card"))
 2
 >>> print(path.read_text())
-transaction_id,event_time,card_id,terminal_id,amount,currency,is_fraud,scenario
-t-0-0,2018-04-01T02:52:18.092Z,c5,m0,51.20,EUR,0,0
+transaction_id,event_time,card_id,terminal_id,amount,currency,is_fraud,scenario,response_code
+t-0-0,2018-04-01T02:52:18.092Z,c5,m0,51.20,EUR,0,0,
 ...
 """
 
@@ -31,7 +31,7 @@ from pipeline.incumbent import IncumbentFields
 from pipeline.schema import Schema
 from producers.batch import LABEL_UNKNOWN, EventBatch
 from producers.datasets import CSV, PARQUET
-from producers.encoding import amount_texts, incumbent_columns
+from producers.encoding import amount_texts, incumbent_columns, response_column
 
 LABEL_COLUMN = "is_fraud"
 SCENARIO_COLUMN = "scenario"
@@ -108,7 +108,8 @@ def _columns_of_kinds(schema: Schema, incumbent: IncumbentFields | None) -> Any:
 
 
 def _names(schema: Schema) -> list[str]:
-    return [*schema.event_fields, _label(schema), SCENARIO_COLUMN]
+    answer = [schema.response] if schema.response else []
+    return [*schema.event_fields, _label(schema), SCENARIO_COLUMN, *answer]
 
 
 def _label(schema: Schema) -> str:
@@ -123,6 +124,9 @@ def _columns(batch: EventBatch, schema: Schema, times: Any, amounts: Any) -> dic
     unknown = batch.is_fraud == LABEL_UNKNOWN
     labels = pd.arrays.IntegerArray(batch.is_fraud, unknown) if unknown.any() else batch.is_fraud
     columns += [*batch.categories, *batch.numbers.T, labels, scenario]
+    if schema.response:
+        declined = np.zeros(len(batch), np.bool_) if batch.declined is None else batch.declined
+        columns.append(response_column(declined, schema.declined, missing=None))
     return dict(zip(_names(schema), columns, strict=True))
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.events import Label, Transactions, no_numbers
@@ -97,6 +98,7 @@ def visits(
     ids: Sequence[str] | None = None,
     cards: Sequence[str] | None = None,
     terminals: Sequence[str] | None = None,
+    declined: Sequence[bool] | None = None,
 ) -> Transactions:
     """Give a batch; without more it is one card at one terminal, 10.00 each time."""
     count = len(times_ms)
@@ -107,6 +109,7 @@ def visits(
         amount_minor=np.array(amounts or [1000] * count, dtype=np.int64),
         currency=["EUR"] * count,
         numbers=no_numbers(count),
+        declined=None if declined is None else np.array(declined, dtype=np.bool_),
     )
 
 
@@ -124,7 +127,13 @@ def joined(first: Transactions, second: Transactions) -> Transactions:
         np.concatenate([first.amount_minor, second.amount_minor]),
         first.currency + second.currency,
         np.concatenate([first.numbers, second.numbers]),
+        declined=np.concatenate([declined_of(first), declined_of(second)]),
     )
+
+
+def declined_of(batch: Transactions) -> NDArray[np.bool_]:
+    """Give which attempts of a batch were declined; none where no answer is known."""
+    return np.zeros(len(batch), np.bool_) if batch.declined is None else batch.declined
 
 
 def traffic(seed: int, events: int, *, cards: int = 20, terminals: int = 30) -> Transactions:
@@ -142,6 +151,7 @@ def traffic(seed: int, events: int, *, cards: int = 20, terminals: int = 30) -> 
         amount_minor=chance.lognormal(7.5, 1.0, events).astype(np.int64),
         currency=["EUR"] * events,
         numbers=no_numbers(events),
+        declined=np.random.default_rng([seed, 1]).random(events) < 0.1,
     )
 
 

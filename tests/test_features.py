@@ -291,7 +291,7 @@ def test_an_entity_without_history_has_nothing_but_priors() -> None:
             "verdict", "days_since_run", "days_since_fraud", "days_since_genuine",
             "genuine_since_fraud", "genuine_z", "genuine_ratio", "alike_days_since_run",
             "alike_days_since_fraud", "alike_days_since_genuine",
-            "small_share_1h", "small_share_1d",
+            "small_share_1h", "small_share_1d", "declined_share_1h", "declined_share_1d",
         )),
     }  # fmt: skip
 

@@ -226,5 +226,5 @@ def test_the_truth_never_travels() -> None:
         if name
     ]
     assert len(sent) == len(batch)
-    assert {name for record in sent for name in record} == set(CARD.event_fields)
+    assert {name for record in sent for name in record} == {*CARD.event_fields, CARD.response}
     assert np.count_nonzero(batch.is_fraud) > 0

@@ -21,7 +21,7 @@ from pipeline.events import Transactions
 from pipeline.replay import Labelled, Replay, ReplayOptions
 from pipeline.settings import Settings
 from producers.simulator import SimulatorOptions, simulate
-from tests.strategies import CARD, joined, traffic
+from tests.strategies import CARD, declined_of, joined, traffic
 
 EVENTS = 500
 DELAY_MS = 5 * HOUR_MS + 17 * 60_000
@@ -62,6 +62,13 @@ def other_times(events: Transactions, is_fraud: NDArray[np.int8], rows: int) -> 
     return replace(events, event_time_ms=times), is_fraud
 
 
+def other_answers(events: Transactions, is_fraud: NDArray[np.int8], rows: int) -> Labelled:
+    """Turn the answer of the last known event as well: it comes after that was decided."""
+    answers = declined_of(events).copy()
+    answers[rows - 1 :] = ~answers[rows - 1 :]
+    return replace(events, declined=answers), is_fraud
+
+
 def nothing_more(events: Transactions, is_fraud: NDArray[np.int8], rows: int) -> Labelled:
     return events.slice(0, rows), is_fraud[:rows]
 
@@ -89,7 +96,8 @@ def no_labels(events: Transactions, is_fraud: NDArray[np.int8], rows: int) -> La
 
 
 CHANGES: tuple[Change, ...] = (
-    other_amounts, other_places, other_times, nothing_more, much_more, turned_labels, no_labels,
+    other_amounts, other_places, other_times, other_answers, nothing_more, much_more,
+    turned_labels, no_labels,
 )  # fmt: skip
 
 

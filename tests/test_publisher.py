@@ -118,10 +118,14 @@ def test_what_is_encoded_decodes_to_the_same_columns(schema: Schema) -> None:
 
 
 def test_no_label_and_no_scenario_is_part_of_an_event() -> None:
-    batch = next(simulate(SimulatorOptions(customers=20, terminals=20)))
+    batch = next(simulate(SimulatorOptions(customers=200, terminals=20)))
 
-    for value in TransactionEncoder(CARD).encode(batch):
-        assert list(json.loads(value)) == list(CARD.event_fields)
+    assert batch.declined is not None and batch.declined.any()
+    for value, declined in zip(
+        TransactionEncoder(CARD).encode(batch), batch.declined.tolist(), strict=True
+    ):
+        answer = [CARD.response] if declined else []
+        assert list(json.loads(value)) == [*CARD.event_fields, *answer]
 
 
 @given(st.lists(st.integers(0, AMOUNT_MINOR_MAX)), st.integers(0, 4))

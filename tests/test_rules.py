@@ -1,5 +1,6 @@
 """Rules that decide without a model: they say what the file says, and nothing is guessed."""
 
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -310,10 +311,11 @@ def test_the_ready_rules_find_a_burst_and_only_watch() -> None:
     found = load_rules(Settings(), CARD)
     assert {rule.code for rule in found.beside} == {
         "RULE_CARD_TESTING_TERMINAL", "RULE_CARD_TESTING_CARD",
+        "RULE_DECLINES_TERMINAL", "RULE_DECLINES_CARD",
     }  # fmt: skip
     assert {rule.state for rule in found.beside} == {"shadow"}
     profiles = MemoryProfiles(CARD, Learner(CARD, "", ()).profiles)
-    kernel, hits, attacks, false_alarms = FeatureKernel(CARD), 0, 0, 0
+    kernel, attacks, false_alarms, hits = FeatureKernel(CARD), 0, 0, Counter[str]()
     options = SimulatorOptions(customers=1_000, terminals=1_000, days=3, burst_days=(1,), seed=7)
     for day in simulate(options):
         batch = day.transactions()
@@ -322,12 +324,26 @@ def test_the_ready_rules_find_a_burst_and_only_watch() -> None:
         ruling = found.overrule(features, batch.amount_minor, none, [[]] * len(batch))
         is_attack = day.scenario == CARD_TESTING
         held = np.array([bool(codes) for codes in ruling.held])
-        hits += int((held & is_attack).sum())
+        hits.update(code for row in np.flatnonzero(is_attack) for code in ruling.held[row])
         false_alarms += int((held & ~is_attack).sum())
         attacks += int(is_attack.sum())
 
     assert (attacks, false_alarms) == (300, 0)
-    assert hits >= 0.95 * attacks
+    assert hits["RULE_CARD_TESTING_TERMINAL"] >= 0.95 * attacks
+    # Of amounts this one asks nothing.
+    assert hits["RULE_DECLINES_TERMINAL"] >= 0.95 * attacks
+
+
+def test_one_card_that_is_declined_again_and_again_is_found() -> None:
+    found = load_rules(Settings(), CARD)
+    profiles = MemoryProfiles(CARD, Learner(CARD, "", ()).profiles)
+    batch = visits([MONDAY_MS + n for n in range(7)], declined=[True] * 3 + [False] + [True] * 3)
+    features = FeatureKernel(CARD).read_and_record(batch, profiles.open(batch))
+    none = np.zeros(7, dtype=np.int64)
+
+    ruling = found.overrule(features, batch.amount_minor, none, [[]] * 7)
+
+    assert [codes == ["RULE_DECLINES_CARD"] for codes in ruling.held] == [False] * 5 + [True] * 2
 
 
 def test_one_card_at_several_terminals_is_found() -> None:

@@ -22,8 +22,9 @@ def test_the_rules_of_the_settings_are_listed() -> None:
         for line in run.invoke(list_rules, ["--json"], obj=Settings()).stdout.splitlines()
     ]
 
-    assert [row["rule"] for row in rows][:2] == [
+    assert [row["rule"] for row in rows][:4] == [
         "RULE_CARD_TESTING_TERMINAL", "RULE_CARD_TESTING_CARD",
+        "RULE_DECLINES_TERMINAL", "RULE_DECLINES_CARD",
     ]  # fmt: skip
     assert {row["state"] for row in rows} == {"shadow", "fallback"}
     assert "terminal_cards_1h >= 10" in rows[0]["when"]

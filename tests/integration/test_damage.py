@@ -73,7 +73,7 @@ class Kept:
         changes: list[Change] = [
             ("MSET", "c:0:c9", b"row"),
             ("BUCKETS", "r:terminal:m1", added.tobytes()),
-            ("PROBES", "p:card:c1", np.array([(1, 0, 0)], dtype=PROBE_CHANGE).tobytes()),
+            ("PROBES", "p:card:c1", np.array([(1, 0, 0, 0)], dtype=PROBE_CHANGE).tobytes()),
             ("HINCRBY", "ledger:0", "learned", 1),
         ]
         await self.store.commit(NAME, "2:0", Stored("3:0", b"outbox"), changes)

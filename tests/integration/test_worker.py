@@ -67,7 +67,7 @@ from tests.integration.processes import (
     values_by_id,
 )
 from tests.resetting import reset
-from tests.strategies import CARD, event_bytes, label_bytes
+from tests.strategies import CARD, declined_of, event_bytes, label_bytes
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -802,14 +802,15 @@ def add_to_rings(rings: Table, batch: Transactions, unusual: NDArray[np.int8]) -
 def add_to_probes(probes: list[Table], batch: Transactions) -> None:
     """Record events in the rows of card testing of their card and their terminal."""
     assert CARD.small_amount_minor is not None
-    small = batch.amount_minor <= CARD.small_amount_minor
+    small, declined = batch.amount_minor <= CARD.small_amount_minor, declined_of(batch)
     for number, table in enumerate(probes):
         slots = table.slots(batch.keys[number])
         places = places_of(batch.keys[1 - number])
         for row, slot in enumerate(slots.tolist()):
             hour = batch.event_time_ms[row] // HOUR_MS
             rows = table.rows
-            add_probe(rows["hours"][slot], rows["seen"][slot], hour, small[row], places[row])
+            hours, seen = rows["hours"][slot], rows["seen"][slot]
+            add_probe(hours, seen, hour, small[row], declined[row], places[row])
 
 
 def assert_rings_are(prefix: str, rings: Table, client: redis.Redis) -> None:
