@@ -6,7 +6,8 @@ from contextlib import closing
 from kafka.errors import KafkaError
 
 from pipeline.errors import DataError
-from pipeline.events import Label, encode_label
+from pipeline.events import Label
+from pipeline.feedback_encoding import encode_label
 from pipeline.schema import Schema
 from pipeline.signing import LabelSigner
 from pipeline.topics import FEEDBACK

@@ -29,7 +29,8 @@ from consumers.case_publisher import publish_labels
 from consumers.case_rows import Case, CaseReader, Ignored, Left, read_rows
 from consumers.reason_codes import ReasonCodes
 from pipeline.errors import DataError
-from pipeline.events import Label, encode_label
+from pipeline.events import Label
+from pipeline.feedback_encoding import encode_label
 from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
 from pipeline.signing import LabelSigner

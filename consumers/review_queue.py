@@ -11,7 +11,8 @@ from redis import Redis
 from consumers.log_reader import LogReader
 from consumers.redis_client import as_bytes
 from pipeline.errors import DataError
-from pipeline.events import Label, encode_label
+from pipeline.events import Label
+from pipeline.feedback_encoding import encode_label
 from pipeline.records import DecisionRecord, decode_decisions
 from pipeline.schema import Schema
 from pipeline.signing import LabelSigner

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from kafka import KafkaProducer
 
 from pipeline.durations import DAY_MS
-from pipeline.events import Label, Outcome, encode_label, encode_outcome
+from pipeline.events import Label, Outcome
+from pipeline.feedback_encoding import encode_label, encode_outcome
 from pipeline.label_words import Source
 from pipeline.partitioner import partition_of
 from pipeline.schema import Schema

@@ -17,7 +17,7 @@ counts it. No value appears in what is said of it, since it may be a card number
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -436,40 +436,6 @@ class OutcomeDecoder:
         if problem := checked or _card_number(self._id_fields, (record.transaction_id, key)):
             return problem
         return Outcome(record.transaction_id, key, self._words[record.outcome], time)
-
-
-def encode_label(label: Label, schema: Schema) -> bytes:
-    """Give a label's wire form, in the field names of its schema."""
-    fields = schema.feedback
-    record: Mapping[str, Any] = {
-        fields.label_id: label.label_id,
-        schema.event_id: label.transaction_id,
-        schema.partition_key: label.key,
-        fields.verdict: (fields.fraud if label.is_fraud else fields.genuine)[0],
-        fields.source: _word_for(label.source, fields.sources),
-        fields.time: label.label_time_ms,
-        fields.by: label.by,
-        fields.supersedes: label.supersedes,
-    }
-    return msgspec.json.encode({name: value for name, value in record.items() if value is not None})
-
-
-def encode_outcome(outcome: Outcome, schema: Schema) -> bytes:
-    """Give an outcome's wire form, in the field names of its schema."""
-    fields = schema.outcomes
-    return msgspec.json.encode(
-        {
-            schema.event_id: outcome.transaction_id,
-            schema.partition_key: outcome.key,
-            fields.outcome: _word_for(outcome.outcome, fields.words),
-            fields.time: outcome.outcome_time_ms,
-        }
-    )
-
-
-def _word_for(ours: str, words: Mapping[str, str]) -> str:
-    """Give the first word of a schema that stands for one of ours."""
-    return next((word for word, meant in words.items() if meant == ours), ours)
 
 
 def _milliseconds(time: datetime | int, field: str) -> int | Problem:

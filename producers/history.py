@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 
 from pipeline.durations import HOUR_MS
 from pipeline.errors import DataError, SettingError
-from pipeline.events import Label, encode_label
+from pipeline.events import Label
+from pipeline.feedback_encoding import encode_label
 from pipeline.history import ByPartition, HistoryRecord, HistoryStep
 from pipeline.label_words import Source
 from pipeline.partitioner import partition_of

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.durations import DAY_MS, HOUR_MS
-from pipeline.events import EVENT_TIME_MS_MAX, encode_label, encode_outcome
+from pipeline.events import EVENT_TIME_MS_MAX
+from pipeline.feedback_encoding import encode_label, encode_outcome
 from pipeline.records import DecisionRecord
 from pipeline.schema import Schema
 from pipeline.signing import Headers, LabelSigner

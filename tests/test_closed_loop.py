@@ -9,7 +9,8 @@ import pytest
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.engine import Decisions
 from pipeline.errors import SettingError
-from pipeline.events import Label, LabelDecoder, Outcome, encode_label
+from pipeline.events import Label, LabelDecoder, Outcome
+from pipeline.feedback_encoding import encode_label
 from pipeline.label_source import Known
 from pipeline.records import Action
 from pipeline.replay import Replay, ReplayOptions

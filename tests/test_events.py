@@ -16,9 +16,9 @@ from pipeline.events import (
     OutcomeDecoder,
     Problem,
     TransactionDecoder,
-    encode_label,
     minor_units,
 )
+from pipeline.feedback_encoding import encode_label
 from pipeline.label_words import SOURCES
 from tests.armour.cases import CARD_NUMBER, SECRET
 from tests.strategies import (

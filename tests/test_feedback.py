@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import pytest
 
 from pipeline.durations import DAY_MS
-from pipeline.events import Label, LabelDecoder, Outcome, encode_label
+from pipeline.events import Label, LabelDecoder, Outcome
 from pipeline.feedback import MemoryWaiting, Settled, join, matured_label, went_through
+from pipeline.feedback_encoding import encode_label
 from pipeline.label_words import OUTCOME_KINDS, SOURCES, OutcomeKind
 from pipeline.records import ACTIONS, Action, DecisionRecord
 from pipeline.verdicts import LABEL_PATHS, LabelPath

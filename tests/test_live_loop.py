@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.durations import DAY_MS, HOUR_MS
-from pipeline.events import LabelDecoder, Outcome, OutcomeDecoder, encode_outcome
+from pipeline.events import LabelDecoder, Outcome, OutcomeDecoder
+from pipeline.feedback_encoding import encode_outcome
 from pipeline.records import Action, DecisionRecord
 from pipeline.topics import FEEDBACK, OUTCOMES
 from producers.batch import EventBatch, joined

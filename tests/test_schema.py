@@ -5,15 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import SchemaError
-from pipeline.events import (
-    Label,
-    LabelDecoder,
-    Outcome,
-    OutcomeDecoder,
-    Problem,
-    encode_label,
-    encode_outcome,
-)
+from pipeline.events import Label, LabelDecoder, Outcome, OutcomeDecoder, Problem
+from pipeline.feedback_encoding import encode_label, encode_outcome
 from pipeline.schema import Category, Entity, load_schema, parse_schema, shipped_schemas
 
 FULL = """

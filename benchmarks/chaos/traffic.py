@@ -17,7 +17,8 @@ from kafka.errors import KafkaError
 
 from pipeline.durations import HOUR_MS
 from pipeline.errors import SettingError
-from pipeline.events import Label, Outcome, encode_label, encode_outcome
+from pipeline.events import Label, Outcome
+from pipeline.feedback_encoding import encode_label, encode_outcome
 from pipeline.label_words import Source
 from pipeline.schema import Schema
 from pipeline.signing import Headers, LabelSigner

@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 
 from consumers.model_feed import CHAMPION_KEY, Champion
 from pipeline.durations import DAY_MS
-from pipeline.events import encode_label
+from pipeline.feedback_encoding import encode_label
 from pipeline.history import HistoryRecord, HistoryStep
 from pipeline.partitioner import partition_of
 from pipeline.sealing import opened

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import pytest
 import redis
 
-from pipeline.events import Label, encode_label
+from pipeline.events import Label
+from pipeline.feedback_encoding import encode_label
 from pipeline.records import TrainingExample, decode_examples
 from pipeline.settings import Settings
 from pipeline.topics import DEAD_LETTERS, FEEDBACK, TRAINING, TRANSACTIONS

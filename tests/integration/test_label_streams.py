@@ -8,7 +8,8 @@ import pytest
 import redis
 
 from pipeline.durations import DAY_MS, HOUR_MS
-from pipeline.events import Label, encode_label
+from pipeline.events import Label
+from pipeline.feedback_encoding import encode_label
 from pipeline.records import TrainingExample, decode_decisions, decode_examples
 from pipeline.sealing import read_sealed
 from pipeline.settings import Settings

@@ -27,10 +27,11 @@ from pipeline.card_testing import add_probe, places_of
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.engine import Engine, Version
 from pipeline.errors import REASONS
-from pipeline.events import Outcome, TransactionDecoder, Transactions, encode_outcome
+from pipeline.events import Outcome, TransactionDecoder, Transactions
 from pipeline.feature_kernels import add_to_bucket
 from pipeline.features import unusual_amounts
 from pipeline.feedback import MemoryWaiting
+from pipeline.feedback_encoding import encode_outcome
 from pipeline.label_words import OutcomeKind
 from pipeline.learner import Learner
 from pipeline.profiles import (
