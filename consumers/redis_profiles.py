@@ -174,7 +174,7 @@ def _load_probes(table: Table, loaded: _Loaded) -> None:
 
 
 def _bucket_changes(
-    name: str, ids: list[str], decided: Transactions, unusual: NDArray[np.int8]
+    name: str, ids: Sequence[str], decided: Transactions, unusual: NDArray[np.int8]
 ) -> list[Change]:
     """Pack each id's additions to its ring: one to an hour and one to a day for each event."""
     added = np.zeros((len(decided), 2), dtype=BUCKET_CHANGE)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from models.compiled import kernel
 from pipeline.durations import HOUR_MS
 from pipeline.profiles import HOUR_SLOTS, SEEN_BITS, SEEN_SLOTS, Record, Structured
+from pipeline.texts import worked_out
 
 SEEN_BYTES = SEEN_BITS // 8
 # How many bits of each byte are set.
@@ -34,6 +35,10 @@ SET_BITS = np.array([value.bit_count() for value in range(256)], dtype=np.int64)
 
 def places_of(ids: Sequence[str]) -> NDArray[np.int64]:
     """Give the bit of each id in a sketch, evenly spread, however alike the ids are."""
+    return worked_out(ids, _places_of)
+
+
+def _places_of(ids: Sequence[str]) -> NDArray[np.int64]:
     found = np.array([zlib.crc32(key.encode()) for key in ids], dtype=np.uint32)
     # The end of MurmurHash3: a CRC gives ids that differ in their last digit places of a pattern.
     found ^= found >> np.uint32(16)

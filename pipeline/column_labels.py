@@ -13,7 +13,6 @@ than may wait) all is handed over to the general join, which goes on from there 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from pipeline.examples import Examples
 from pipeline.feedback import MemoryWaiting
 from pipeline.label_source import LabelSource, label_of
 from pipeline.records import FEATURE_DTYPE
+from pipeline.texts import joined
 from pipeline.verdicts import settle
 
 
@@ -62,10 +62,9 @@ def examples_of(parts: Sequence[LabelledPart]) -> Examples:
     events = [part.decisions.transactions.slice(part.start, part.stop) for part in parts]
     features = [part.decisions.features[part.start : part.stop] for part in parts]
     is_fraud = np.concatenate([part.is_fraud[part.start : part.stop] for part in parts])
-    keys = zip(*(batch.keys for batch in events), strict=True)
     return Examples(
-        transaction_id=list(chain.from_iterable(batch.transaction_id for batch in events)),
-        keys=tuple(list(chain.from_iterable(ids)) for ids in keys),
+        transaction_id=joined([batch.transaction_id for batch in events]),
+        keys=tuple(joined(ids) for ids in zip(*(batch.keys for batch in events), strict=True)),
         features=np.concatenate(features).astype(FEATURE_DTYPE, copy=False),
         is_fraud=is_fraud,
         weights=np.ones(len(is_fraud)),

@@ -74,7 +74,7 @@ class Decisions:
         return len(self.rows)
 
     @property
-    def transaction_ids(self) -> list[str]:
+    def transaction_ids(self) -> Sequence[str]:
         """The ids, in the order of the decisions."""
         return self.transactions.transaction_id
 

@@ -34,6 +34,7 @@ from pipeline.incumbent import Incumbent, IncumbentColumns
 from pipeline.label_words import OUTCOME_KINDS, SOURCES, OutcomeKind, Source
 from pipeline.schema import Schema
 from pipeline.strict_json import shape_problem
+from pipeline.texts import taken
 
 RECORD_BYTES_MAX = 16 * 1024
 # Card schemes allow twelve digits; ten million of the major unit is beyond any card payment.
@@ -82,18 +83,18 @@ class Rejected:
 class Transactions:
     """A batch of events as columns, all of one length, in the order of their log.
 
-    `keys` holds one list of ids for each entity of the schema, the partition key first, then one
+    `keys` holds a column of ids for each entity of the schema, the partition key first, then one
     for each category. `numbers` has a column for each number of the schema, NaN where it is
     missing. `incumbents` stand beside the events: what the present system said of each; empty where
     it spoke of none. `declined` says which attempts were refused; `None` where the schema has no
     field for it. The answer comes after the decision, so no feature of the event itself sees it.
     """
 
-    transaction_id: list[str]
+    transaction_id: Sequence[str]
     event_time_ms: NDArray[np.int64]
-    keys: tuple[list[str], ...]
+    keys: tuple[Sequence[str], ...]
     amount_minor: NDArray[np.int64]
-    currency: list[str]
+    currency: Sequence[str]
     numbers: NDArray[np.float32]
     incumbents: Sequence[Incumbent | None] = ()
     declined: NDArray[np.bool_] | None = None
@@ -104,11 +105,11 @@ class Transactions:
     def take(self, rows: NDArray[np.int64]) -> "Transactions":
         """Give the batch of these rows, in their order."""
         return Transactions(
-            transaction_id=[self.transaction_id[row] for row in rows],
+            transaction_id=taken(self.transaction_id, rows),
             event_time_ms=self.event_time_ms[rows],
-            keys=tuple([ids[row] for row in rows] for ids in self.keys),
+            keys=tuple(taken(ids, rows) for ids in self.keys),
             amount_minor=self.amount_minor[rows],
-            currency=[self.currency[row] for row in rows],
+            currency=taken(self.currency, rows),
             numbers=self.numbers[rows],
             incumbents=[self.incumbents[row] for row in rows] if self.incumbents else (),
             declined=None if self.declined is None else self.declined[rows],

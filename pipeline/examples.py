@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.records import FEATURE_DTYPE, TrainingExample
+from pipeline.texts import taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +25,15 @@ class Examples:
     Parameters
     ----------
     keys
-        One list of ids for each keyed field of the schema.
+        One column of ids for each keyed field of the schema.
     corrects
         Whether the example takes the place of an earlier one of the same event.
     members
         What the members of a mixture said, by name; NaN where one was not asked.
     """
 
-    transaction_id: list[str]
-    keys: tuple[list[str], ...]
+    transaction_id: Sequence[str]
+    keys: tuple[Sequence[str], ...]
     features: NDArray[np.float32]
     is_fraud: NDArray[np.int8]
     weights: NDArray[np.float64]
@@ -68,10 +69,9 @@ class Examples:
 
     def take(self, rows: NDArray[np.int64], weights: NDArray[np.float64]) -> "Examples":
         """Give the examples of these rows, in their order, with weights of their own."""
-        places = rows.tolist()
         return Examples(
-            transaction_id=[self.transaction_id[row] for row in places],
-            keys=tuple([ids[row] for row in places] for ids in self.keys),
+            transaction_id=taken(self.transaction_id, rows),
+            keys=tuple(taken(ids, rows) for ids in self.keys),
             features=self.features[rows],
             is_fraud=self.is_fraud[rows],
             weights=weights,

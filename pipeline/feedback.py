@@ -151,7 +151,7 @@ class Decided(Protocol):
     """A batch of decisions as columns, of which single ones can be taken."""
 
     @property
-    def transaction_ids(self) -> list[str]:
+    def transaction_ids(self) -> Sequence[str]:
         """The ids, in the order of the decisions."""
 
     def record(self, place: int) -> DecisionRecord:

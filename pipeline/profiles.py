@@ -25,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.events import Transactions
-from pipeline.numbering import numbers_of
+from pipeline.numbering import Numbering
 from pipeline.schema import Schema
+from pipeline.texts import worked_out
 
 RECENT_COUNTERPARTS = 8
 # The current hour and the 24 before it; the current day and the 30 before it.
@@ -97,7 +98,7 @@ class Table:
 
     def __init__(self, dtype: np.dtype[Any], *, width: int = 0) -> None:
         self._shape = (width,) if width else ()
-        self._slots: dict[str, int] = {}
+        self._slots = Numbering()
         self.rows: Structured = np.zeros((16, *self._shape), dtype=dtype)
 
     def __len__(self) -> int:
@@ -113,7 +114,7 @@ class Table:
 
     def slots(self, ids: Sequence[str]) -> NDArray[np.int32]:
         """Give the row number of each id; an id that is new gets a row of zeros."""
-        slots = numbers_of(self._slots, ids).astype(np.int32)
+        slots = self._slots.of(ids).astype(np.int32)
         self._grow(len(self._slots))
         return slots
 
@@ -131,7 +132,7 @@ class Table:
 
     def clear(self) -> None:
         """Forget every id."""
-        self._slots.clear()
+        self._slots = Numbering()
         self.rows = np.zeros((16, *self._shape), dtype=self.rows.dtype)
 
     def _grow(self, needed: int) -> None:
@@ -233,4 +234,8 @@ def opened(tables: Sequence[Table], keys: Sequence[Sequence[str]]) -> tuple[Rows
 
 def counterpart_hashes(ids: Sequence[str]) -> NDArray[np.int64]:
     """Hash counterparts to 32 bits and one more, so that none is 0, which means none."""
+    return worked_out(ids, _counterpart_hashes)
+
+
+def _counterpart_hashes(ids: Sequence[str]) -> NDArray[np.int64]:
     return np.array([zlib.crc32(key.encode()) for key in ids], dtype=np.int64) | (1 << 32)

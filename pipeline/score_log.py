@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.engine import Decisions
 from pipeline.evaluation import Measured, Quality, evaluate
-from pipeline.numbering import numbers_of
+from pipeline.numbering import Numbering
 from pipeline.quality.budget import ALERTS_A_DAY
 
 
@@ -81,7 +81,7 @@ class ScoreLog:
     def __init__(self, names: Sequence[str]) -> None:
         self._names = tuple(names)
         self._parts: list[tuple[NDArray[Any], ...]] = []
-        self._cards: dict[str, int] = {}
+        self._cards = Numbering()
 
     def add(self, decisions: Decisions, is_fraud: NDArray[np.int8], *, first_row: int) -> None:
         """Keep the scores of a batch; `first_row` is the number of its first event in the stream.
@@ -92,7 +92,7 @@ class ScoreLog:
             (
                 is_fraud,
                 decisions.transactions.event_time_ms,
-                numbers_of(self._cards, decisions.transactions.keys[0]),
+                self._cards.of(decisions.transactions.keys[0]),
                 decisions.actions.astype(np.int8),
                 decisions.transactions.amount_minor,
                 decisions.rows + first_row,

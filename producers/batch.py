@@ -13,7 +13,7 @@ in it.
 (2, (['c2'], ['m1']), [950, 0])
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from pipeline.events import Transactions
 from pipeline.incumbent import Incumbent
+from pipeline.texts import joined as joined_texts
+from pipeline.texts import taken
 
 LABEL_UNKNOWN = -1
 
@@ -33,9 +35,9 @@ class EventBatch:
     Parameters
     ----------
     keys
-        One list of ids for each entity of the schema, the partition key first.
+        One column of ids for each entity of the schema, the partition key first.
     categories
-        One list of texts for each category of the schema.
+        One column of texts for each category of the schema.
     numbers
         One column for each number of the schema, NaN where it is missing.
     is_fraud
@@ -43,7 +45,7 @@ class EventBatch:
     scenario
         Why a simulated event is a fraud, 0 for the others; for reports only, never an input.
     segments
-        One list of texts for each column that quality is asked by; for reports only as well.
+        One column of texts for each column that quality is asked by; for reports only as well.
     incumbents
         What the present system said of each event; empty where it spoke of none.
     declined
@@ -52,16 +54,16 @@ class EventBatch:
         The number of each event's row in its file, from 1; `None` where events are made.
     """
 
-    transaction_id: list[str]
+    transaction_id: Sequence[str]
     event_time_ms: NDArray[np.int64]
-    keys: tuple[list[str], ...]
+    keys: tuple[Sequence[str], ...]
     amount_minor: NDArray[np.int64]
-    currency: list[str]
-    categories: tuple[list[str], ...]
+    currency: Sequence[str]
+    categories: tuple[Sequence[str], ...]
     numbers: NDArray[np.float32]
     is_fraud: NDArray[np.int8]
     scenario: NDArray[np.int8] | None = None
-    segments: tuple[list[str], ...] = ()
+    segments: tuple[Sequence[str], ...] = ()
     incumbents: Sequence[Incumbent | None] = ()
     row: NDArray[np.int64] | None = None
     declined: NDArray[np.bool_] | None = None
@@ -103,16 +105,16 @@ class EventBatch:
     def take(self, rows: NDArray[np.intp]) -> "EventBatch":
         """Give the batch of these rows, in their order."""
         return EventBatch(
-            transaction_id=[self.transaction_id[row] for row in rows],
+            transaction_id=taken(self.transaction_id, rows),
             event_time_ms=self.event_time_ms[rows],
-            keys=tuple([ids[row] for row in rows] for ids in self.keys),
+            keys=tuple(taken(ids, rows) for ids in self.keys),
             amount_minor=self.amount_minor[rows],
-            currency=[self.currency[row] for row in rows],
-            categories=tuple([texts[row] for row in rows] for texts in self.categories),
+            currency=taken(self.currency, rows),
+            categories=tuple(taken(texts, rows) for texts in self.categories),
             numbers=self.numbers[rows],
             is_fraud=self.is_fraud[rows],
             scenario=None if self.scenario is None else self.scenario[rows],
-            segments=tuple([texts[row] for row in rows] for texts in self.segments),
+            segments=tuple(taken(texts, rows) for texts in self.segments),
             incumbents=[self.incumbents[row] for row in rows] if self.incumbents else (),
             row=None if self.row is None else self.row[rows],
             declined=None if self.declined is None else self.declined[rows],
@@ -125,11 +127,11 @@ def joined(batches: Sequence[EventBatch]) -> EventBatch:
     rows = [batch.row for batch in batches if batch.row is not None]
     declined = [batch.declined for batch in batches if batch.declined is not None]
     return EventBatch(
-        transaction_id=_chained(batch.transaction_id for batch in batches),
+        transaction_id=joined_texts([batch.transaction_id for batch in batches]),
         event_time_ms=np.concatenate([batch.event_time_ms for batch in batches]),
         keys=_columns([batch.keys for batch in batches]),
         amount_minor=np.concatenate([batch.amount_minor for batch in batches]),
-        currency=_chained(batch.currency for batch in batches),
+        currency=joined_texts([batch.currency for batch in batches]),
         categories=_columns([batch.categories for batch in batches]),
         numbers=np.concatenate([batch.numbers for batch in batches]),
         is_fraud=np.concatenate([batch.is_fraud for batch in batches]),
@@ -148,9 +150,5 @@ def _incumbents(batches: Sequence[EventBatch]) -> list[Incumbent | None]:
     return list(chain.from_iterable(parts))
 
 
-def _chained(lists: Iterable[list[str]]) -> list[str]:
-    return list(chain.from_iterable(lists))
-
-
-def _columns(parts: Sequence[tuple[list[str], ...]]) -> tuple[list[str], ...]:
-    return tuple(_chained(lists) for lists in zip(*parts, strict=True))
+def _columns(parts: Sequence[tuple[Sequence[str], ...]]) -> tuple[Sequence[str], ...]:
+    return tuple(joined_texts(columns) for columns in zip(*parts, strict=True))

@@ -37,6 +37,7 @@ from pipeline.events import (
 )
 from pipeline.incumbent import Incumbent, IncumbentReader
 from pipeline.schema import RESPONSE
+from pipeline.texts import Coded, Numerals, Vocabulary
 from producers.batch import LABEL_UNKNOWN
 from producers.tokens import EXPECTED, Tokeniser
 
@@ -106,13 +107,46 @@ def _texts(values: "pd.Series[Any]") -> list[str]:
     return [value if type(value) is str else str(value) for value in values.tolist()]
 
 
-def ids(column: Column) -> list[str]:
+def _distinct(values: "pd.Series[Any]") -> tuple[NDArray[np.intp], list[str]]:
+    """Give the number of each value's text, and the different texts."""
+    dtype = values.dtype
+    # Of other types two values may be equal whose texts are not.
+    if isinstance(dtype, pd.StringDtype) or (isinstance(dtype, np.dtype) and dtype.kind in "iu"):
+        codes, distinct = pd.factorize(values, use_na_sentinel=False)
+        return codes, _texts(pd.Series(distinct))
+    vocabulary = Vocabulary()
+    codes = vocabulary.numbers(_texts(values)).astype(np.intp)
+    return codes, vocabulary.words
+
+
+def ids(column: Column) -> Sequence[str]:
+    """Read ids of which most differ, such as those of events."""
+    dtype = column.values.dtype
+    if isinstance(dtype, np.dtype) and dtype.kind in "iu" and dtype != np.uint64:
+        numbers = column.values.to_numpy(dtype=np.int64)
+        wrong = np.zeros(len(numbers), np.bool_)
+        long = (numbers >= NUMBER_MIN) | (numbers <= -NUMBER_MIN)
+        for place in np.flatnonzero(long).tolist():
+            wrong[place] = holds_card_number(str(numbers[place]))
+        column.check(wrong, "a token", got="a card number")
+        return Numerals(numbers)
     texts = _texts(column.values)
+    _check_ids(column, texts, np.arange(len(texts)))
+    return texts
+
+
+def repeated_ids(column: Column, vocabulary: Vocabulary) -> Coded:
+    """Read ids that come again and again, such as those of cards: each is looked at once."""
+    codes, distinct = _distinct(column.values)
+    _check_ids(column, distinct, codes)
+    return Coded(vocabulary, vocabulary.numbers(distinct)[codes])
+
+
+def _check_ids(column: Column, texts: Sequence[str], codes: NDArray[np.intp]) -> None:
     matches = _ID.fullmatch
     wrong = np.fromiter((matches(text) is None for text in texts), np.bool_, len(texts))
-    column.check(wrong, "an id of 1 to 64 letters, digits, - and _", show=False)
-    _check_no_card_number(column, texts, "a token")
-    return texts
+    column.check(wrong[codes], "an id of 1 to 64 letters, digits, - and _", show=False)
+    _check_no_card_number(column, texts, codes, "a token")
 
 
 def tokens(column: Column, times: NDArray[np.int64], tokeniser: Tokeniser) -> list[str]:
@@ -123,9 +157,11 @@ def tokens(column: Column, times: NDArray[np.int64], tokeniser: Tokeniser) -> li
     return [token or "" for token in found]
 
 
-def _check_no_card_number(column: Column, texts: Sequence[str], expected: str) -> None:
+def _check_no_card_number(
+    column: Column, texts: Sequence[str], codes: NDArray[np.intp], expected: str
+) -> None:
     wrong = [len(text) >= LENGTH_MIN and holds_card_number(text) for text in texts]
-    column.check(np.array(wrong, np.bool_), expected, got="a card number")
+    column.check(np.array(wrong, np.bool_)[codes], expected, got="a card number")
 
 
 def times(column: Column) -> NDArray[np.int64]:
@@ -215,28 +251,31 @@ def numbers(column: Column) -> NDArray[np.float32]:
     return numbers.astype(np.float32)
 
 
-def currencies(column: Column, default: str) -> list[str]:
-    texts = [text or default for text in _texts(column.values)]
-    good = CURRENCIES.intersection(texts)
-    column.check(np.array([text not in good for text in texts]), "a currency code such as EUR")
-    return texts
+def currencies(column: Column, default: str, vocabulary: Vocabulary | None = None) -> Coded:
+    codes, distinct = _distinct(column.values)
+    texts = [text or default for text in distinct]
+    wrong = np.array([text not in CURRENCIES for text in texts], np.bool_)
+    column.check(wrong[codes], "a currency code such as EUR")
+    vocabulary = Vocabulary() if vocabulary is None else vocabulary
+    return Coded(vocabulary, vocabulary.numbers(texts)[codes])
 
 
-def categories(column: Column) -> list[str]:
-    texts = [text or CATEGORY_NONE for text in _texts(column.values)]
-    wrong = np.array([len(text) > CATEGORY_LENGTH_MAX for text in texts])
-    column.check(wrong, f"a text of at most {CATEGORY_LENGTH_MAX} characters")
-    _check_no_card_number(column, texts, "another text")
-    return texts
+def categories(column: Column, vocabulary: Vocabulary | None = None) -> Coded:
+    codes, distinct = _distinct(column.values)
+    texts = [text or CATEGORY_NONE for text in distinct]
+    wrong = np.array([len(text) > CATEGORY_LENGTH_MAX for text in texts], np.bool_)
+    column.check(wrong[codes], f"a text of at most {CATEGORY_LENGTH_MAX} characters")
+    _check_no_card_number(column, texts, codes, "another text")
+    vocabulary = Vocabulary() if vocabulary is None else vocabulary
+    return Coded(vocabulary, vocabulary.numbers(texts)[codes])
 
 
 def declined(column: Column, codes: Sequence[str]) -> NDArray[np.bool_]:
     """Read how attempts were answered: whether the code is one of a refusal; none is not."""
-    texts = _texts(column.values)
-    wrong = [bool(text) and RESPONSE.fullmatch(text) is None for text in texts]
-    column.check(np.array(wrong, np.bool_), "a code of 1 to 32 letters, digits, - and _")
-    refusals = frozenset(codes)
-    return np.fromiter((text in refusals for text in texts), np.bool_, len(texts))
+    numbers, distinct = _distinct(column.values)
+    wrong = [bool(text) and RESPONSE.fullmatch(text) is None for text in distinct]
+    column.check(np.array(wrong, np.bool_)[numbers], "a code of 1 to 32 letters, digits, - and _")
+    return np.array([text in codes for text in distinct], np.bool_)[numbers]
 
 
 def incumbents(
@@ -268,11 +307,11 @@ def _incumbent_scores(column: Column, reader: IncumbentReader) -> list[float | N
 
 
 def labels(column: Column) -> NDArray[np.int8]:
-    texts = [text.lower() for text in _texts(column.values)]
-    labels = {text: VERDICTS.get(text, LABEL_UNKNOWN) for text in set(texts)}
-    wrong = np.array([bool(text) and text not in VERDICTS for text in texts])
-    column.check(wrong, "a label of 0 or 1 (or false or true, or nothing)")
-    return np.fromiter((labels[text] for text in texts), np.int8, len(texts))
+    codes, distinct = _distinct(column.values)
+    texts = [text.lower() for text in distinct]
+    wrong = np.array([bool(text) and text not in VERDICTS for text in texts], np.bool_)
+    column.check(wrong[codes], "a label of 0 or 1 (or false or true, or nothing)")
+    return np.array([VERDICTS.get(text, LABEL_UNKNOWN) for text in texts], np.int8)[codes]
 
 
 def scenarios(column: Column) -> NDArray[np.int8]:

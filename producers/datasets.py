@@ -24,8 +24,9 @@ Traceback (most recent call last):
 pipeline.errors.DataError: cards.pkl: pickled files are never loaded, since ... Parquet or CSV
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +40,7 @@ from pipeline.errors import DataError
 from pipeline.events import EVENT_TIME_MS_MIN, no_numbers
 from pipeline.incumbent import Incumbent, IncumbentReader
 from pipeline.schema import Entity, Schema
+from pipeline.texts import Coded, Vocabulary
 from producers import columns
 from producers.batch import LABEL_UNKNOWN, EventBatch, joined
 from producers.columns import Column
@@ -50,6 +52,8 @@ CHUNK_ROWS = 65_536
 CSV, PARQUET = ".csv", ".parquet"
 PICKLES = (".pkl", ".pickle")
 SCENARIO_COLUMNS = ("scenario", "TX_FRAUD_SCENARIO")
+# Of the vocabularies of a file, that of its currencies; no column has an empty name.
+CURRENCY = ""
 
 Refused = Callable[[int, str], None]
 """Takes the number of a row, from 1 without the header, and what is wrong with it."""
@@ -116,7 +120,10 @@ def column_names(path: Path) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """Which columns of which file are read, by the words of a schema."""
+    """Which columns of which file are read, by the words of a schema.
+
+    `vocabularies` are those of columns whose values come again, by the column's name.
+    """
 
     file: str
     schema: Schema
@@ -127,6 +134,9 @@ class _Wanted:
     incumbent: tuple[str, ...]
     response: str | None
     tokeniser: Tokeniser | None
+    vocabularies: defaultdict[str, Vocabulary] = field(
+        default_factory=lambda: defaultdict(Vocabulary)
+    )
 
     @classmethod
     def of(
@@ -246,17 +256,22 @@ def fitting(
 
 
 def _batch(wanted: _Wanted, frame: pd.DataFrame, first_row: int) -> EventBatch:
-    schema = wanted.schema
+    schema, words = wanted.schema, wanted.vocabularies
 
     def column(name: str) -> Column:
         return Column(wanted.file, name, first_row, frame[name])
 
+    def categories(name: str) -> Coded:
+        return columns.categories(column(name), words[name])
+
     times = columns.times(column(schema.event_time))
 
-    def ids(entity: Entity) -> list[str]:
+    def ids(entity: Entity) -> Coded:
+        name = entity.field
         if entity.tokenise and wanted.tokeniser is not None:
-            return columns.tokens(column(entity.field), times, wanted.tokeniser)
-        return columns.ids(column(entity.field))
+            tokens = columns.tokens(column(name), times, wanted.tokeniser)
+            return words[name].coded(tokens)
+        return columns.repeated_ids(column(name), words[name])
 
     return EventBatch(
         transaction_id=columns.ids(column(schema.event_id)),
@@ -268,13 +283,11 @@ def _batch(wanted: _Wanted, frame: pd.DataFrame, first_row: int) -> EventBatch:
             else np.zeros(len(frame), dtype=np.int64)
         ),
         currency=(
-            columns.currencies(column(wanted.currency), schema.currency_default)
+            columns.currencies(column(wanted.currency), schema.currency_default, words[CURRENCY])
             if wanted.currency
-            else [schema.currency_default] * len(frame)
+            else words[CURRENCY].coded([schema.currency_default] * len(frame))
         ),
-        categories=tuple(
-            columns.categories(column(category.field)) for category in schema.categories
-        ),
+        categories=tuple(categories(category.field) for category in schema.categories),
         numbers=np.column_stack(
             [
                 no_numbers(len(frame)),
@@ -287,7 +300,7 @@ def _batch(wanted: _Wanted, frame: pd.DataFrame, first_row: int) -> EventBatch:
             else np.full(len(frame), LABEL_UNKNOWN, dtype=np.int8)
         ),
         scenario=columns.scenarios(column(wanted.scenario)) if wanted.scenario else None,
-        segments=tuple(columns.categories(column(name)) for name in wanted.segments),
+        segments=tuple(categories(name) for name in wanted.segments),
         incumbents=_incumbents(wanted, column),
         row=np.arange(first_row, first_row + len(frame)),
         declined=(

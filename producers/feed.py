@@ -107,7 +107,10 @@ def feed(
         for start in range(0, len(batch), BLOCK_EVENTS):
             part = batch.slice(start, start + BLOCK_EVENTS)
             block = Block(
-                part.transaction_id, part.keys[0], encoder.encode(part), part.event_time_ms.tolist()
+                list(part.transaction_id),
+                list(part.keys[0]),
+                encoder.encode(part),
+                part.event_time_ms.tolist(),
             )
             yield waiting.merged(part, block) if waiting else block
     if waiting and labels and labels.to_end:
@@ -180,8 +183,8 @@ class _Waiting:
                 _Labels(
                     first_row + chosen,
                     batch.event_time_ms[chosen] + self._options.delay_ms,
-                    np.array(batch.transaction_id, dtype=np.bytes_)[chosen],
-                    np.array(batch.keys[0], dtype=np.bytes_)[chosen],
+                    np.array(list(batch.transaction_id), dtype=np.bytes_)[chosen],
+                    np.array(list(batch.keys[0]), dtype=np.bytes_)[chosen],
                     batch.is_fraud[chosen] == 1,
                 )
             )
@@ -189,7 +192,7 @@ class _Waiting:
     def _chosen(self, batch: EventBatch) -> NDArray[np.bool_]:
         known: NDArray[np.bool_] = batch.is_fraud != LABEL_UNKNOWN
         if self._options.genuine_share < 1.0:
-            for row in np.flatnonzero(batch.is_fraud == 0):
+            for row in np.flatnonzero(batch.is_fraud == 0).tolist():
                 known[row] = _share_of(batch.transaction_id[row]) < self._options.genuine_share
         return known
 

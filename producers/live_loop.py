@@ -149,7 +149,8 @@ class LiveLoop:
         encoder = TransactionEncoder(self._schema)
         for part in _parts(batches):
             times = part.event_time_ms.tolist()
-            yield Block(part.transaction_id, part.keys[0], encoder.encode(part), times)
+            ids, keys = list(part.transaction_id), list(part.keys[0])
+            yield Block(ids, keys, encoder.encode(part), times)
             # It is asked for more once all of that was sent.
             self.undecided.add(part.transaction_id, times, part.is_fraud.tolist())
             self._read_until(lead_ms=LEAD_MS_MAX, count=self._undecided_max)

@@ -54,7 +54,7 @@ def with_present_system(batches: Iterable[EventBatch], *, seed: int) -> Iterator
 def _scores(batch: EventBatch, seed: int) -> Floats:
     random = np.random.default_rng([seed, int(batch.event_time_ms[0]) // DAY_MS])
     amount = np.log(np.maximum(batch.amount_minor, 1) / AMOUNT_MINOR)
-    often = np.maximum(_visits_before(batch.keys[0]) + 1 - OFTEN_MIN, 0)
+    often = np.maximum(_visits_before(list(batch.keys[0])) + 1 - OFTEN_MIN, 0)
     noise = random.normal(0.0, NOISE, len(batch))
     odds = AMOUNT_WEIGHT * amount + OFTEN_WEIGHT * often + noise
     return np.round(1.0 / (1.0 + np.exp(-odds)), SCORE_DIGITS)

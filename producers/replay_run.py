@@ -31,6 +31,7 @@ from pipeline.rule_stats import RuleStats
 from pipeline.rules import NO_RULES, Rules
 from pipeline.schema import Schema
 from pipeline.settings import Settings
+from pipeline.texts import Coded, Vocabulary
 from producers.batch import EventBatch
 from producers.closed_loop import ClosedLoop
 from producers.commands import stopped_by_signal
@@ -86,9 +87,12 @@ class ReplayPlan:
         """Give the events with their truth; what they are judged by goes to the groups."""
         columns = {category.name: place for place, category in enumerate(self.schema.categories)}
         beside = [name for name in self.segments if name not in columns]
+        scenarios = Vocabulary()
         for batch in self.batches:
             if batch.scenario is not None:
-                groups.add(SCENARIO, [str(number) for number in batch.scenario.tolist()])
+                numbers, codes = np.unique(batch.scenario, return_inverse=True)
+                names = scenarios.numbers([str(number) for number in numbers.tolist()])
+                groups.add(SCENARIO, Coded(scenarios, names[codes]))
             for name in self.segments:
                 if name in columns:
                     groups.add(name, batch.categories[columns[name]])

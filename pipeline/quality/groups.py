@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.numbering import numbers_of
+from pipeline.numbering import Numbering
 from pipeline.quality.budget import in_top
 from pipeline.quality.intervals import Interval, wilson
 
@@ -41,13 +41,12 @@ class Groups:
     """Takes the values of fields as the events pass, and keeps four bytes of each."""
 
     def __init__(self) -> None:
-        self._codes: dict[str, dict[str, int]] = {}
+        self._codes: dict[str, Numbering] = {}
         self._parts: dict[str, list[NDArray[np.int32]]] = {}
 
     def add(self, field: str, values: Sequence[str]) -> None:
         """Take the values of further events of the stream, duplicates counted."""
-        known = self._codes.setdefault(field, {})
-        codes = numbers_of(known, values).astype(np.int32)
+        codes = self._codes.setdefault(field, Numbering()).of(values).astype(np.int32)
         self._parts.setdefault(field, []).append(codes)
 
     def columns(self) -> dict[str, GroupColumn]:
