@@ -33,11 +33,12 @@ from consumers.log_reader import read_topic
 from pipeline.admission import Admission
 from pipeline.durations import DAY_MS
 from pipeline.errors import REASONS
-from pipeline.events import LabelDecoder, OutcomeDecoder, Problem, TransactionDecoder
+from pipeline.events import LabelDecoder, OutcomeDecoder, Problem
 from pipeline.partitioner import partition_of
 from pipeline.schema import load_schema
 from pipeline.settings import Settings
 from pipeline.topics import DEAD_LETTERS, DECISIONS, FEEDBACK, OUTCOMES, TRANSACTIONS
+from pipeline.transactions import TransactionDecoder
 from pipeline.verdicts import LABEL_PATHS
 from stack.processes import Started
 from stack.servers import Endpoints, Stack

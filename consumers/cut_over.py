@@ -23,12 +23,13 @@ from consumers.redis_store import RedisStore, stored_number
 from consumers.waiting_store import load_entries
 from pipeline.commit import Change, Input, OutboxRecord
 from pipeline.errors import CommitError, DataError, SettingError
-from pipeline.events import TransactionDecoder, Transactions
+from pipeline.events import Transactions
 from pipeline.history import PREFIX
 from pipeline.recent_ids import SECONDS_BYTES, contents_of, digests_of, seconds_of, window_ms_of
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
+from pipeline.transactions import TransactionDecoder
 from stack import kafka_clients
 from stack.kafka_address import kafka_of
 

@@ -28,7 +28,7 @@ from pipeline.controls import Controls
 from pipeline.counts import WorkerCounts
 from pipeline.decision_json import encode_decisions
 from pipeline.engine import Decisions, Engine
-from pipeline.events import Problem, Rejected, TransactionDecoder
+from pipeline.events import Problem, Rejected
 from pipeline.features import unusual_amounts
 from pipeline.feedback import MemoryWaiting
 from pipeline.policy import REVIEW
@@ -39,6 +39,7 @@ from pipeline.settings import Settings
 from pipeline.signing import LabelVerifier
 from pipeline.stored_rows import sealed, unsealed
 from pipeline.topics import DECISIONS, TRANSACTIONS
+from pipeline.transactions import TransactionDecoder
 
 STAGE = "decode"
 # An event so far behind the newest of its partition is late: scored all the same, and counted.

@@ -1,19 +1,13 @@
-"""The strict codec: bytes become columns, or a `Rejected` that says where and why.
+"""The strict codec: bytes become events, labels or outcomes, or a problem says where and why.
 
 A rejected record is a value, not an exception: the worker sends it to the dead letters, replay
-counts it. No value appears in what is said of it, since it may be a card number.
+counts it. No value appears in what is said of it, since it may be a card number. Events are decoded
+in `pipeline/transactions.py`.
 
 >>> from pipeline.schema import load_schema
->>> decoder = TransactionDecoder(load_schema("card"))
->>> batch, rows, rejected = decoder.decode([
-...     b'{"transaction_id":"t1","event_time":"2026-11-01T12:00:00Z","card_id":"c1",'
-...     b'"terminal_id":"m1","amount":"9.50"}',
-...     b'{"transaction_id":"t2"}',
-... ])
->>> batch.transaction_id, batch.amount_minor.tolist(), batch.currency
-(['t1'], [950], ['EUR'])
->>> str(rejected[0].problem)
-'schema at $.event_time: expected a value, got nothing'
+>>> label = b'{"label_id":"l1","transaction_id":"t1","card_id":"c1","verdict":"fraud"}'
+>>> str(LabelDecoder(load_schema("card")).decode_one(label))
+'schema at $.source: expected a value, got nothing'
 """
 
 import re
@@ -28,12 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.card_numbers import field_with_card_number
-from pipeline.currencies import CURRENCIES
 from pipeline.errors import Reason
-from pipeline.incumbent import Incumbent, IncumbentColumns
+from pipeline.incumbent import Incumbent
 from pipeline.label_words import OUTCOME_KINDS, SOURCES, OutcomeKind, Source
 from pipeline.schema import Schema
-from pipeline.strict_json import shape_problem
+from pipeline.strict_json import colons_are_known, shape_problem
 from pipeline.texts import taken
 
 RECORD_BYTES_MAX = 16 * 1024
@@ -56,6 +49,11 @@ NUMBER_MAX = float(np.finfo(np.float32).max)
 Number = Annotated[float, msgspec.Meta(ge=-NUMBER_MAX, le=NUMBER_MAX)] | None
 Response = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,32}\Z")] | msgspec.UnsetType
 Amount = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,10}(\.[0-9]{1,8})?\Z")] | int | float
+
+# What a category is that an event does not give.
+NO_CATEGORY = "none"
+# Attribute, name in records, type and default of what a decoder reads.
+Field = tuple[str, str, Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,19 +156,24 @@ class Outcome:
     outcome_time_ms: int
 
 
-class _RecordDecoder:
+def struct_of(name: str, fields: Sequence[Field], *, gc: bool = True) -> type[msgspec.Struct]:
+    """Give the typed struct that records of these fields are decoded into."""
+    # Attributes are numbered, so that no field name of a schema can be a Python keyword.
+    names = {attribute: field for attribute, field, _, _ in fields}
+    specification: list[Any] = [
+        (attribute, kind) if default is msgspec.NODEFAULT else (attribute, kind, default)
+        for attribute, _, kind, default in fields
+    ]
+    return msgspec.defstruct(name, specification, rename=names, kw_only=True, gc=gc)
+
+
+class RecordDecoder:
     """Bytes to one typed struct, or to a `Problem`."""
 
-    def __init__(self, name: str, fields: Sequence[tuple[str, str, Any, Any]]) -> None:
-        # Attributes are numbered, so that no field name of a schema can be a Python keyword.
-        self._names = {attribute: field for attribute, field, _, _ in fields}
-        specification: list[Any] = [
-            (attribute, kind) if default is msgspec.NODEFAULT else (attribute, kind, default)
-            for attribute, _, kind, default in fields
-        ]
-        struct = msgspec.defstruct(name, specification, rename=self._names, kw_only=True)
+    def __init__(self, name: str, fields: Sequence[Field]) -> None:
+        struct = struct_of(name, fields)
         self._decoder = msgspec.json.Decoder(struct)
-        self._fields = frozenset(self._names.values())
+        self._fields = frozenset(field for _, field, _, _ in fields)
         self._required = sum(default is msgspec.NODEFAULT for _, _, _, default in fields)
 
     def decode(self, value: bytes | None) -> Any:
@@ -189,13 +192,9 @@ class _RecordDecoder:
 
     def checked(self, record: Any, value: bytes, *, optional: int) -> Problem | None:
         """Look at what decoding passes over; `optional` is how many optional fields were given."""
-        given = self._required + optional
-        # Of a record of known fields alone everything was looked at: it has a colon for each, and
-        # a time as text at least two more. A text could hide its colons behind backslashes.
-        colons = value.count(b":")
-        if colons == given:
-            return None
-        if colons == given + 2 and isinstance(record.time, datetime) and b"\\" not in value:
+        # Of a record of known fields alone everything was looked at.
+        has_text, given = isinstance(record.time, datetime), self._required + optional
+        if colons_are_known(value, given, has_time_in_text=has_text):
             return None
         said = shape_problem(value, self._fields)
         return None if said is None else Problem("malformed", "$", *said)
@@ -223,7 +222,7 @@ def _problem_of(message: str) -> Problem:
     return Problem("schema", place.rstrip("`") or "$", "a value of the documented form", said)
 
 
-def _field(attribute: str, name: str, kind: Any, default: Any = msgspec.NODEFAULT) -> Any:
+def field_of(attribute: str, name: str, kind: Any, default: Any = msgspec.NODEFAULT) -> Field:
     return (attribute, name, kind, default)
 
 
@@ -231,128 +230,7 @@ def _key_of(schema: Schema) -> tuple[str, list[Any]]:
     """Give the attribute that holds a record's key, and its field unless that is the event id."""
     if schema.is_keyed_by_id:
         return "transaction_id", []
-    return "key", [_field("key", schema.partition_key, Id)]
-
-
-class TransactionDecoder:
-    """Decodes the events of one schema, a batch at a time."""
-
-    def __init__(self, schema: Schema) -> None:
-        self._schema = schema
-        self._key_fields = [item.field for item in schema.keyed]
-        kinds = [Id] * len(schema.entities) + [CategoryText] * len(schema.categories)
-        fields = [
-            _field("id", schema.event_id, Id),
-            _field("time", schema.event_time, Moment),
-        ]
-        if schema.amount:
-            fields.append(_field("amount", schema.amount, Amount))
-        default = msgspec.UNSET if schema.currency_default else msgspec.NODEFAULT
-        self._has_currency_default = default is msgspec.UNSET
-        if schema.currency:
-            fields.append(_field("currency", schema.currency, Currency, default))
-        attributes = []
-        for number, (name, kind) in enumerate(zip(self._key_fields, kinds, strict=True)):
-            attributes.append("id" if name == schema.event_id else f"key{number}")
-            category_default = msgspec.UNSET if kind is CategoryText else msgspec.NODEFAULT
-            if attributes[-1] != "id":
-                fields.append(_field(attributes[-1], name, kind, category_default))
-        self._key_attributes = tuple(attributes)
-        numbers = [item.field for item in schema.numbers]
-        self._guarded_fields = (schema.event_id, *self._key_fields, *numbers)
-        self._number_attributes = tuple(f"number{place}" for place in range(len(schema.numbers)))
-        for attribute, item in zip(self._number_attributes, schema.numbers, strict=True):
-            fields.append(_field(attribute, item.field, Number, None))
-        self._incumbent = IncumbentColumns(schema.incumbent)
-        fields += self._incumbent.fields
-        self._declined = frozenset(schema.declined)
-        if schema.response:
-            fields.append(_field("response", schema.response, Response, msgspec.UNSET))
-        self._decoder = _RecordDecoder("Transaction", fields)
-        self._digits = schema.minor_digits
-
-    def decode(
-        self, values: Sequence[bytes | None]
-    ) -> tuple[Transactions, list[int], list[Rejected]]:
-        """Decode records; gives the accepted as columns, their rows, and the rejected."""
-        accepted: list[tuple[Any, ...]] = []
-        rows: list[int] = []
-        rejected: list[Rejected] = []
-        for row, value in enumerate(values):
-            result = self._decode_one(value)
-            if isinstance(result, Problem):
-                rejected.append(Rejected(row, result))
-            else:
-                accepted.append(result)
-                rows.append(row)
-        return self._columns(accepted), rows, rejected
-
-    def _decode_one(self, value: bytes | None) -> tuple[Any, ...] | Problem:
-        record = self._decoder.decode(value)
-        if isinstance(record, Problem):
-            return record
-        assert value is not None
-        time = _milliseconds(record.time, self._schema.event_time)
-        if isinstance(time, Problem):
-            return time
-        amount = self._amount(record)
-        if isinstance(amount, Problem):
-            return amount
-        keys = [getattr(record, attribute) for attribute in self._key_attributes]
-        numbers = [getattr(record, attribute) for attribute in self._number_attributes]
-        optional = len(numbers) - numbers.count(None) + self._category_defaults(keys)
-        incumbent, given = self._incumbent.read(record)
-        optional += given
-        currency = self._schema.currency_default
-        if self._schema.currency and record.currency is not msgspec.UNSET:
-            currency = record.currency
-            optional += self._has_currency_default
-        declined = False
-        if self._schema.response and record.response is not msgspec.UNSET:
-            declined = record.response in self._declined
-            optional += 1
-        problem = (
-            self._decoder.checked(record, value, optional=optional)
-            or self._unknown_currency(currency)
-            or _card_number(self._guarded_fields, (record.id, *keys, *numbers))
-        )
-        return problem or (record.id, time, amount, currency, numbers, incumbent, declined, *keys)
-
-    def _category_defaults(self, keys: list[Any]) -> int:
-        """Put in what categories that were not given are; gives how many were given."""
-        given = 0
-        if self._schema.categories:
-            for place in range(len(self._schema.entities), len(keys)):
-                if keys[place] is msgspec.UNSET:
-                    keys[place] = "none"
-                else:
-                    given += 1
-        return given
-
-    def _unknown_currency(self, currency: str) -> Problem | None:
-        if currency in CURRENCIES or not self._schema.currency:
-            return None
-        place = f"$.{self._schema.currency}"
-        return Problem("schema", place, "a currency code of ISO 4217", "another text")
-
-    def _amount(self, record: Any) -> int | Problem:
-        field = self._schema.amount
-        return minor_units(record.amount, self._digits, place=f"$.{field}") if field else 0
-
-    def _columns(self, accepted: list[tuple[Any, ...]]) -> Transactions:
-        columns = list(zip(*accepted, strict=True)) or [()] * (7 + len(self._key_fields))
-        shape = (len(accepted), len(self._number_attributes))
-        return Transactions(
-            transaction_id=list(columns[0]),
-            event_time_ms=np.array(columns[1], dtype=np.int64),
-            keys=tuple(list(column) for column in columns[7:]),
-            amount_minor=np.array(columns[2], dtype=np.int64),
-            currency=list(columns[3]),
-            # A missing number is None, which becomes NaN.
-            numbers=np.array(columns[4], dtype=np.float32).reshape(shape),
-            incumbents=columns[5] if any(columns[5]) else (),
-            declined=np.array(columns[6], dtype=np.bool_) if self._schema.response else None,
-        )
+    return "key", [field_of("key", schema.partition_key, Id)]
 
 
 class LabelDecoder:
@@ -364,17 +242,17 @@ class LabelDecoder:
         self._text_fields = (*ids, fields.by, fields.supersedes)
         self._key, key_fields = _key_of(schema)
         self._sources = {source: source for source in SOURCES} | fields.sources
-        self._decoder = _RecordDecoder(
+        self._decoder = RecordDecoder(
             "Label",
             [
-                _field("label_id", fields.label_id, Id),
-                _field("transaction_id", schema.event_id, Id),
+                field_of("label_id", fields.label_id, Id),
+                field_of("transaction_id", schema.event_id, Id),
                 *key_fields,
-                _field("verdict", fields.verdict, Literal[*fields.fraud, *fields.genuine]),
-                _field("source", fields.source, Literal[*self._sources]),
-                _field("time", fields.time, Moment),
-                _field("by", fields.by, str | None, None),
-                _field("supersedes", fields.supersedes, Id | None, None),
+                field_of("verdict", fields.verdict, Literal[*fields.fraud, *fields.genuine]),
+                field_of("source", fields.source, Literal[*self._sources]),
+                field_of("time", fields.time, Moment),
+                field_of("by", fields.by, str | None, None),
+                field_of("supersedes", fields.supersedes, Id | None, None),
             ],
         )
 
@@ -384,14 +262,14 @@ class LabelDecoder:
         if isinstance(record, Problem):
             return record
         assert value is not None
-        time = _milliseconds(record.time, self._fields.time)
+        time = milliseconds_of(record.time, self._fields.time)
         if isinstance(time, Problem):
             return time
         key = getattr(record, self._key)
         texts = (record.label_id, record.transaction_id, key, record.by, record.supersedes)
         optional = (record.by is not None) + (record.supersedes is not None)
         checked = self._decoder.checked(record, value, optional=optional)
-        if problem := checked or _card_number(self._text_fields, texts):
+        if problem := checked or card_number_problem(self._text_fields, texts):
             return problem
         return Label(
             label_id=record.label_id,
@@ -413,13 +291,13 @@ class OutcomeDecoder:
         self._id_fields = (schema.event_id, schema.partition_key)
         self._key, key_fields = _key_of(schema)
         self._words = {kind: kind for kind in OUTCOME_KINDS} | fields.words
-        self._decoder = _RecordDecoder(
+        self._decoder = RecordDecoder(
             "Outcome",
             [
-                _field("transaction_id", schema.event_id, Id),
+                field_of("transaction_id", schema.event_id, Id),
                 *key_fields,
-                _field("outcome", fields.outcome, Literal[*self._words]),
-                _field("time", fields.time, Moment),
+                field_of("outcome", fields.outcome, Literal[*self._words]),
+                field_of("time", fields.time, Moment),
             ],
         )
 
@@ -429,17 +307,17 @@ class OutcomeDecoder:
         if isinstance(record, Problem):
             return record
         assert value is not None
-        time = _milliseconds(record.time, self._fields.time)
+        time = milliseconds_of(record.time, self._fields.time)
         if isinstance(time, Problem):
             return time
         key = getattr(record, self._key)
         checked = self._decoder.checked(record, value, optional=0)
-        if problem := checked or _card_number(self._id_fields, (record.transaction_id, key)):
+        if problem := checked or card_number_problem(self._id_fields, (record.transaction_id, key)):
             return problem
         return Outcome(record.transaction_id, key, self._words[record.outcome], time)
 
 
-def _milliseconds(time: datetime | int, field: str) -> int | Problem:
+def milliseconds_of(time: datetime | int, field: str) -> int | Problem:
     milliseconds = time if isinstance(time, int) else (time - EPOCH) // MILLISECOND
     if EVENT_TIME_MS_MIN <= milliseconds <= EVENT_TIME_MS_MAX:
         return milliseconds
@@ -473,7 +351,9 @@ def minor_units(amount: str | float, digits: int, *, place: str) -> int | Proble
     return whole
 
 
-def _card_number(fields: Sequence[str], values: Sequence[str | float | None]) -> Problem | None:
+def card_number_problem(
+    fields: Sequence[str], values: Sequence[str | float | None]
+) -> Problem | None:
     field = field_with_card_number(fields, values)
     if field is None:
         return None

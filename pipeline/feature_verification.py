@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.admission import Admission
-from pipeline.events import TransactionDecoder, Transactions
+from pipeline.events import Transactions
 from pipeline.features import FeatureKernel
 from pipeline.learner import Learner
 from pipeline.profiles import MemoryProfiles
@@ -24,6 +24,7 @@ from pipeline.records import DecisionRecord, decode_decisions, unpack_features
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 from pipeline.topics import TRANSACTIONS
+from pipeline.transactions import TransactionDecoder
 from pipeline.verification import (
     FINDINGS_MAX,
     Finding,

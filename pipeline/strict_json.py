@@ -25,6 +25,16 @@ class _KeyTwice(Exception):  # noqa: N818 - it never leaves this module
     """A key came twice; the key is its argument."""
 
 
+def colons_are_known(value: bytes, fields: int, *, has_time_in_text: bool) -> bool:
+    """Say whether a record that was decoded holds so many known fields and nothing else.
+
+    It has a colon for each at least, and a time as text two more. A text could hide its colons
+    behind backslashes.
+    """
+    colons = value.count(b":")
+    return colons == fields or (has_time_in_text and colons == fields + 2 and b"\\" not in value)
+
+
 def shape_problem(value: bytes, known: Collection[str]) -> tuple[str, str] | None:
     """Say what was expected and what came instead, of JSON that a decoder has read to its end.
 

@@ -9,10 +9,11 @@ from typing import Any
 from consumers.log_reader import LogReader
 from pipeline.admission import Admission
 from pipeline.errors import DataError
-from pipeline.events import Problem, TransactionDecoder
+from pipeline.events import Problem
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 from pipeline.topics import TRANSACTIONS
+from pipeline.transactions import TransactionDecoder
 from stack.findings import Finding, ok, problem, warning
 from stack.kafka_address import Kafka
 

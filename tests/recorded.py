@@ -11,7 +11,6 @@ from pipeline.admission import Admission
 from pipeline.controls import Controls
 from pipeline.durations import DAY_MS
 from pipeline.engine import Engine, Version
-from pipeline.events import TransactionDecoder
 from pipeline.features import FeatureKernel
 from pipeline.feedback import MemoryWaiting
 from pipeline.learner import Learner
@@ -19,6 +18,7 @@ from pipeline.profiles import MemoryProfiles
 from pipeline.records import TrainingExample, encode_record, pack_features
 from pipeline.rules import NO_RULES, Rules
 from pipeline.settings import Settings
+from pipeline.transactions import TransactionDecoder
 from pipeline.version_fold import TrainingLog, TrainingRecords
 from tests.strategies import CARD, MONDAY_MS, example, traffic
 

@@ -13,19 +13,12 @@ from pipeline.admission import Admission
 from pipeline.durations import HOUR_MS
 from pipeline.engine import Engine, Version
 from pipeline.errors import REASONS
-from pipeline.events import (
-    Label,
-    LabelDecoder,
-    Outcome,
-    OutcomeDecoder,
-    Problem,
-    TransactionDecoder,
-    Transactions,
-)
+from pipeline.events import Label, LabelDecoder, Outcome, OutcomeDecoder, Problem, Transactions
 from pipeline.feedback import MemoryWaiting, join
 from pipeline.learner import Learner
 from pipeline.profiles import MemoryProfiles
 from pipeline.settings import Settings
+from pipeline.transactions import TransactionDecoder
 from tests.armour.amounts import AMOUNTS
 from tests.armour.cases import GOOD, Case
 from tests.armour.damage import DAMAGE

@@ -25,10 +25,11 @@ from pipeline.card_numbers import (
     mask_card_numbers_in_text,
 )
 from pipeline.errors import DataError
-from pipeline.events import LabelDecoder, Problem, TransactionDecoder
+from pipeline.events import LabelDecoder, Problem
 from pipeline.log_masking import MaskingFormatter
 from pipeline.schema import parse_schema
 from pipeline.settings import Settings
+from pipeline.transactions import TransactionDecoder
 from producers.datasets import read_events
 from tests.card_numbers import CARDS, SCHEMA_TEXT, grouped
 from tests.strategies import CARD, event_bytes, label_bytes

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from pipeline.card_testing import SET_BITS, add_probe, estimated, places_of
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.errors import CommitError, DataError, SchemaError
-from pipeline.events import TransactionDecoder, Transactions
+from pipeline.events import Transactions
 from pipeline.features import FeatureKernel
 from pipeline.profiles import PROBES, LearnedProfiles, MemoryProfiles, probe_table
 from pipeline.recent_ids import MemoryIds
 from pipeline.schema import DECLINED, load_schema, parse_schema
 from pipeline.settings import Settings
 from pipeline.stored_rows import check_probe_bytes, check_probes
+from pipeline.transactions import TransactionDecoder
 from producers.datasets import read_events
 from producers.encoding import TransactionEncoder
 from producers.schema_check import check_file

@@ -15,11 +15,11 @@ from pipeline.events import (
     Outcome,
     OutcomeDecoder,
     Problem,
-    TransactionDecoder,
     minor_units,
 )
 from pipeline.feedback_encoding import encode_label
 from pipeline.label_words import SOURCES
+from pipeline.transactions import TransactionDecoder
 from tests.armour.cases import CARD_NUMBER, SECRET
 from tests.strategies import (
     CARD,

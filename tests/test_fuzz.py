@@ -4,8 +4,8 @@ import itertools
 
 from benchmarks.fuzz import Decoders, Passed, decode_all
 from benchmarks.mutations import TOPICS, Message, Mutator
-from pipeline.events import TransactionDecoder
 from pipeline.strict_json import shape_problem
+from pipeline.transactions import TransactionDecoder
 from tests.armour.cases import GOOD
 from tests.strategies import CARD
 

@@ -8,11 +8,12 @@ import pytest
 
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.errors import DataError
-from pipeline.events import Label, LabelDecoder, TransactionDecoder
+from pipeline.events import Label, LabelDecoder
 from pipeline.history import HistoryStep
 from pipeline.keys import init_keys
 from pipeline.partitioner import partition_of
 from pipeline.schema import parse_schema
+from pipeline.transactions import TransactionDecoder
 from producers.feed import limited
 from producers.history import History, HistoryOptions
 from producers.simulator import SimulatorOptions, simulate

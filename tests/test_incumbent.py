@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.actions import ACTIONS, Action
 from pipeline.engine import Decisions
 from pipeline.errors import DataError, SchemaError
-from pipeline.events import TransactionDecoder, Transactions
+from pipeline.events import Transactions
 from pipeline.features import feature_table
 from pipeline.feedback import MemoryWaiting, went_through
 from pipeline.incumbent import Incumbent, IncumbentFields, IncumbentReader
@@ -22,6 +22,7 @@ from pipeline.records import DecisionRecord, decode_decisions, encode_record
 from pipeline.replay import Replay, ReplayOptions
 from pipeline.schema import Schema, parse_schema
 from pipeline.settings import Settings
+from pipeline.transactions import TransactionDecoder
 from producers.batch import EventBatch, joined
 from producers.datasets import read_events
 from producers.encoding import TransactionEncoder

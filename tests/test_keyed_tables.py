@@ -13,10 +13,11 @@ from click.testing import CliRunner
 
 from pipeline.cli import cli
 from pipeline.errors import DataError, SchemaError
-from pipeline.events import LabelDecoder, OutcomeDecoder, TransactionDecoder, Transactions
+from pipeline.events import LabelDecoder, OutcomeDecoder, Transactions
 from pipeline.features import FeatureKernel, feature_table, unusual_amounts
 from pipeline.profiles import LearnedProfiles, MemoryProfiles
 from pipeline.schema import Schema, load_schema, parse_schema
+from pipeline.transactions import TransactionDecoder
 from producers.batch import EventBatch, joined
 from producers.datasets import read_events
 from producers.encoding import LabelEncoder, TransactionEncoder

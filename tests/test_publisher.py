@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from kafka.partitioner import murmur2 as murmur2_of_the_client
 
 from pipeline.errors import SettingError
-from pipeline.events import AMOUNT_MINOR_MAX, LabelDecoder, TransactionDecoder, no_numbers
+from pipeline.events import AMOUNT_MINOR_MAX, LabelDecoder, no_numbers
 from pipeline.partitioner import murmur2, partition_of
 from pipeline.schema import Schema, load_schema, parse_schema
+from pipeline.transactions import TransactionDecoder
 from producers.ahead import ahead
 from producers.batch import EventBatch, joined
 from producers.encoding import LabelEncoder, TransactionEncoder, amount_texts

@@ -20,7 +20,7 @@ from models.contract import Model
 from pipeline.admission import Admission
 from pipeline.durations import DAY_MS
 from pipeline.errors import SnapshotError
-from pipeline.events import TransactionDecoder, Transactions
+from pipeline.events import Transactions
 from pipeline.features import FeatureKernel
 from pipeline.learner import Learner
 from pipeline.profiles import (
@@ -48,6 +48,7 @@ from pipeline.topics import (
     TRAINING,
     TRANSACTIONS,
 )
+from pipeline.transactions import TransactionDecoder
 
 # Inputs first: whatever else is read is compared with them.
 READ_ORDER = (TRANSACTIONS, FEEDBACK, OUTCOMES, DECISIONS, DEAD_LETTERS, TRAINING, MODELS)

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import redis
 
 from pipeline.durations import DAY_MS
-from pipeline.events import TransactionDecoder
 from pipeline.history import HistoryStep
 from pipeline.settings import Settings
 from pipeline.topics import FEEDBACK, TRAINING, TRANSACTIONS
+from pipeline.transactions import TransactionDecoder
 from tests.integration.processes import Running, Sent, send
 from tests.strategies import CARD
 from tests.waiting import wait_until

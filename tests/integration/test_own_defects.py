@@ -22,7 +22,6 @@ from models import make_model
 from models.contract import Float32s, Model, Scored
 from pipeline.counts import WorkerCounts
 from pipeline.engine import Version
-from pipeline.events import TransactionDecoder
 from pipeline.features import FeatureKernel
 from pipeline.profiles import LearnedProfiles, MemoryProfiles
 from pipeline.records import decode_decisions
@@ -30,6 +29,7 @@ from pipeline.settings import Settings
 from pipeline.signing import LabelVerifier
 from pipeline.stored_rows import unsealed
 from pipeline.topics import DEAD_LETTERS, DECISIONS, TRANSACTIONS
+from pipeline.transactions import TransactionDecoder
 from tests.integration.processes import key_of, read
 from tests.strategies import CARD, MONDAY_MS, event_bytes
 

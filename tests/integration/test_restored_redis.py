@@ -24,7 +24,7 @@ from models import make_model
 from models.snapshot import encode
 from pipeline.durations import DAY_MS
 from pipeline.engine import Engine, Version
-from pipeline.events import LabelDecoder, TransactionDecoder
+from pipeline.events import LabelDecoder
 from pipeline.features import FeatureKernel, unusual_amounts
 from pipeline.feedback import MemoryWaiting
 from pipeline.learner import Learner
@@ -35,6 +35,7 @@ from pipeline.settings import Settings
 from pipeline.signing import LabelSigner, ModelVerifier
 from pipeline.stored_rows import unsealed
 from pipeline.topics import DECISIONS, FEEDBACK, MODELS, TRAINING, TRANSACTIONS
+from pipeline.transactions import TransactionDecoder
 from producers.batch import joined
 from producers.feed import LabelOptions, limited
 from producers.publisher import Pace, publish

@@ -27,7 +27,7 @@ from pipeline.card_testing import add_probe, places_of
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.engine import Engine, Version
 from pipeline.errors import REASONS
-from pipeline.events import Outcome, TransactionDecoder, Transactions
+from pipeline.events import Outcome, Transactions
 from pipeline.feature_kernels import add_to_bucket
 from pipeline.features import unusual_amounts
 from pipeline.feedback import MemoryWaiting
@@ -46,6 +46,7 @@ from pipeline.records import DecisionRecord, TrainingExample, decode_decisions, 
 from pipeline.settings import Settings
 from pipeline.stored_rows import unsealed
 from pipeline.topics import DEAD_LETTERS, DECISIONS, FEEDBACK, OUTCOMES, TRAINING, TRANSACTIONS
+from pipeline.transactions import TransactionDecoder
 from pipeline.verdicts import LABEL_PATHS
 from producers.batch import joined
 from producers.encoding import TransactionEncoder
