@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo docs dashboards latency million handbook fuzz waiting recent-ids simulate mutants guarantee chaos soak bench-quality
+.PHONY: help setup test lint demo docs dashboards latency million handbook fuzz waiting recent-ids simulate mutants guarantee chaos soak bench bench-quality
 
 BIN := .venv/bin
 STAMP := .venv/.made
@@ -78,6 +78,10 @@ chaos: setup ## Break real servers in every way of a list, account for every rec
 
 soak: setup ## Run for long with random faults, watch memory (ARGS="--minutes 30")
 	@$(BIN)/python -m benchmarks.chaos.soak $(ARGS)
+
+bench: setup ## Measure speed beside what one would write instead (25 minutes; ARGS=--short, --json, --only worker)
+	@PATH="$$PATH:$(UV_HOME)/bin" uv sync --quiet --frozen --inexact --group bench
+	@$(BIN)/python -m benchmarks.speed $(ARGS)
 
 bench-quality: setup ## Compare the models with others (hours; resumable, ARGS="--list" shows the rows)
 	@PATH="$$PATH:$(UV_HOME)/bin" uv sync --quiet --frozen --inexact --group bench

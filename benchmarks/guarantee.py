@@ -16,7 +16,8 @@ best of some rounds counts, since other programs only ever make a round slower.
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +27,7 @@ import click
 
 from benchmarks.documents import DOCS, markdown, put_tables
 from benchmarks.machine import as_text, machine
+from benchmarks.speed.cores import find_cores, pin
 from consumers.control_feed import ControlFeed
 from consumers.dead_letters import InputRecord
 from consumers.model_feed import ModelFeed
@@ -109,22 +111,31 @@ class Bench:
         self._events = traffic(self._schema, settings, events)
         self._publisher = OutboxPublisher(endpoints.kafka_servers)
 
-    async def run(self, rounds: int) -> list[Cost]:
+    async def run(self, rounds: int, sizes: Sequence[int], ways: Sequence[str]) -> list[Cost]:
         """Let the ways take turns, and keep the best of each."""
+        best: dict[tuple[str, int], Cost] = {}
+        async with self.ready():
+            for number in range(rounds):
+                for size in sizes:
+                    for way in ways:
+                        cost = await self.measured(way, size)
+                        known = best.get((way, size), cost)
+                        best[way, size] = min(known, cost, key=lambda item: item.us_per_event)
+                _say(f"round {number + 1} of {rounds} is done")
+        return [best[way, size] for size in sizes for way in ways]
+
+    @asynccontextmanager
+    async def ready(self) -> AsyncIterator[None]:
+        """Compile and connect for the length of the block."""
         warm_up(self._schema, self._settings)
         await self._publisher.start()
-        best: dict[tuple[str, int], Cost] = {}
-        for number in range(rounds):
-            for size in SIZES:
-                for way in WAYS:
-                    cost = await self._measured(way, size)
-                    known = best.get((way, size), cost)
-                    best[way, size] = min(known, cost, key=lambda item: item.us_per_event)
-            _say(f"round {number + 1} of {rounds} is done")
-        await self._publisher.stop()
-        return [best[way, size] for size in SIZES for way in WAYS]
+        try:
+            yield
+        finally:
+            await self._publisher.stop()
 
-    async def _measured(self, way: str, size: int) -> Cost:
+    async def measured(self, way: str, size: int) -> Cost:
+        """Decide all events once, from an empty store."""
         store = STORES[way](self._endpoints.redis_url, retry_seconds_max=10)
         await store.redis.flushall()
         counts = WorkerCounts(schema=self._schema.name)
@@ -225,12 +236,22 @@ def _say(line: str) -> None:
 @click.option("--rounds", default=5, show_default=True, help="Rounds, of which the best counts.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, help="Keep the JSON there.")
-def main(events: int, rounds: int, as_json: bool, out: Path) -> None:
+@click.option("--sizes", default=",".join(map(str, SIZES)), show_default=True, help="Batches.")
+@click.option("--ways", default=",".join(WAYS), show_default=True, help="Ways to measure.")
+@click.option("--challengers", default=Settings().challengers, show_default=True, help="Models.")
+def main(
+    events: int, rounds: int, as_json: bool, out: Path, sizes: str, ways: str, challengers: str
+) -> None:
     """Measure what the fenced commit costs on this machine."""
+    cores = find_cores()
+    pin(cores.others)
     with TemporaryDirectory(prefix="fraudstream-") as folder:
-        settings = replace(Settings(), state_dir=folder)
+        settings = replace(Settings(), state_dir=folder, challengers=challengers)
         with Stack(settings, attached=True, say=_say) as endpoints:
-            costs = asyncio.run(Bench(settings, endpoints, events).run(rounds))
+            pin(cores.rival)
+            bench = Bench(settings, endpoints, events)
+            run = bench.run(rounds, [int(size) for size in sizes.split(",")], ways.split(","))
+            costs = asyncio.run(run)
     found = {"events": events, "rounds": rounds, "costs": [asdict(cost) for cost in costs]}
     found |= {"machine": machine()}
     record = json.dumps(found, indent=1)

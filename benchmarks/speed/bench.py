@@ -1,0 +1,58 @@
+"""What every row of the bench is given, and what a row is."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed.cores import Cores
+from benchmarks.speed.material import Material
+from benchmarks.speed.place import OURS, Place, fresh_place
+from pipeline.schema import load_schema
+from producers.writing import write_events
+
+Found = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The cores, the events, and how much of everything."""
+
+    cores: Cores
+    events: int
+    is_short: bool
+    folder: Path
+
+    @cached_property
+    def material(self) -> Material:
+        """The events, made when they are first wanted."""
+        return Material(OURS, self.events)
+
+    @cached_property
+    def file(self) -> Path:
+        """The same events as a file, made when it is first wanted."""
+        path = self.folder / "events.parquet"
+        write_events(path, [self.material.batch], load_schema(OURS.schema))
+        return path
+
+    def most(self, events: int) -> int:
+        """Give so many events, or all where there are fewer: slow rivals need no more."""
+        return min(events, self.events)
+
+    @contextmanager
+    def place(self, settings: Any = OURS) -> Iterator[Place]:
+        """Start servers for the length of the block."""
+        with fresh_place(self.cores, settings) as place:
+            yield place
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measurement: its name, what it is, how it is taken, and in how many rounds at most."""
+
+    name: str
+    title: str
+    run: Callable[[Bench], Found]
+    rounds_max: int = 99
