@@ -9,14 +9,14 @@ import sys
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from quixstreams import Application
-
 from benchmarks.speed.naive import Naive, decision
 from pipeline.topics import TRANSACTIONS
 
 
 def main() -> None:
     """Run until SIGTERM."""
+    from quixstreams import Application  # noqa: PLC0415 - in the bench group only
+
     servers, output, guarantee = sys.argv[1:]
     with TemporaryDirectory() as folder:
         app = Application(
