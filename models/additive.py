@@ -13,7 +13,6 @@ import math
 from typing import ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models import states
 from models.bins import (
@@ -44,7 +43,7 @@ from models.ftrl import (
     score_rows,
     scores_of,
 )
-from models.losses import LOG_LOSS, Loss, correct_contributions, uncorrected
+from models.losses import AMOUNT, LOG_LOSS, Loss, correct_contributions, shifts_of, uncorrected
 from models.options import ModelOptions
 from models.pairs import PAIR_CELLS, Pairs
 from models.sampling import Sample
@@ -138,6 +137,9 @@ class Additive(ArrayModel):
         self._day = 0
         self.loss = loss
         self._loss = loss or LOG_LOSS
+        self._loss_values = self._loss.values
+        self._rates, self._amount = self._rates_of(0), -1
+        self._usual: tuple[Floats, float] | None = None
         self._cells = np.zeros((1, CELL_SIZE))
         self._edges = no_edges(0)
         self._pairs = Pairs(0)
@@ -164,18 +166,17 @@ class Additive(ArrayModel):
         event that is usual in everything.
         """
         rows = self._checked(features)
-        centres = centres_of(self._widths, self._cells)
-        bias = float(self._rates[PRIOR_LOGIT] + self._cells[BIAS, WEIGHT])
-        for centre in centres.tolist():
-            bias += centre
+        if self._usual is None:
+            self._usual = self._usual_event()
+        centres, bias = self._usual
         scores, contributions = score_rows(
             self._coordinates(rows),
             self._pairs.pairs,
             centres,
-            self._loss.shifts(rows, self._names),
+            self._shifts(rows),
             self._cells,
             self._rates,
-            self._loss.values,
+            self._loss_values,
         )
         bias = correct_contributions(contributions, bias, self._loss)
         return limited(scores, contributions, bias)
@@ -183,26 +184,32 @@ class Additive(ArrayModel):
     def scores(self, features: Float32s) -> Floats:
         """Give the scores alone, where nobody asks why; the same bits as `score` gives."""
         rows = self._checked(features)
-        coordinates, shifts = self._coordinates(rows), self._loss.shifts(rows, self._names)
-        return scores_of(coordinates, shifts, self._cells, self._rates, self._loss.values)
+        coordinates, shifts = self._coordinates(rows), self._shifts(rows)
+        return scores_of(coordinates, shifts, self._cells, self._rates, self._loss_values)
 
     def tick(self, hour: int) -> None:
         """Forget a little at the beginning of each day, if anything is to be forgotten."""
         day = hour // HOURS_OF_DAY
         if self.decay_days and self._day and day > self._day:
+            self._usual = None
             forget(0.5 ** ((day - self._day) / self.decay_days), self._cells, self._rates)
         self._day = max(day, self._day)
 
-    @property
-    def _widths(self) -> NDArray[np.int64]:
-        """How many cells each feature has, then each pair."""
-        return np.repeat([BINS, PAIR_CELLS], [len(self._names), self._pairs.count])
+    def _usual_event(self) -> tuple[Floats, float]:
+        """Give the mean weight of each feature and pair, and the log-odds that they make."""
+        widths = np.repeat([BINS, PAIR_CELLS], [len(self._names), self._pairs.count])
+        centres = centres_of(widths, self._cells)
+        bias = float(self._rates[PRIOR_LOGIT] + self._cells[BIAS, WEIGHT])
+        for centre in centres.tolist():
+            bias += centre
+        return centres, bias
 
     def _coordinates(self, rows: Float32s) -> Int32s:
         """Give the coordinates of each row: one for each feature, then one for each pair."""
-        single = encode(rows, self._edges)
-        paired = self._pairs.coordinates(rows, first=1 + BINS * len(self._names))
-        return np.hstack([single, paired]) if self._pairs.count else single
+        return self._pairs.coordinates(rows, self._edges)
+
+    def _shifts(self, rows: Float32s) -> Floats:
+        return shifts_of(rows, self._amount, self._loss_values)
 
     def weights(self, limit: int) -> list[tuple[str, float]]:
         """Give the strongest weights of bins and of cells of pairs, each by where it lies."""
@@ -221,6 +228,7 @@ class Additive(ArrayModel):
         """Test, then train, event by event; give the scores from before each was learned."""
         rows = self._checked(features)
         self._checked_labels(len(rows), is_fraud, weights)
+        self._usual = None
         scores = np.empty(len(rows))
         start = 0
         while start < len(rows):
@@ -243,7 +251,7 @@ class Additive(ArrayModel):
     def _learn_rows(
         self, coordinates: Int32s, rows: Float32s, is_fraud: Int8s, weights: Floats
     ) -> Floats:
-        shifts, rates, loss = self._loss.shifts(rows, self._names), self._rates, self._loss.values
+        shifts, rates, loss = self._shifts(rows), self._rates, self._loss_values
         return learn_rows(coordinates, is_fraud, weights, shifts, self._cells, rates, loss)
 
     def _cut(self) -> None:
@@ -277,6 +285,9 @@ class Additive(ArrayModel):
 
     def _add_columns(self, count: int) -> None:
         """Make room for that many more features, which were missing in all that was learned."""
+        self._usual = None
+        self._rates = self._rates_of(len(self._names))
+        self._amount = self._names.index(AMOUNT) if AMOUNT in self._names else -1
         self._sample.add_columns(count)
         self._frauds.add_columns(count)
         end = 1 + len(self._edges) * BINS
@@ -286,14 +297,13 @@ class Additive(ArrayModel):
         cells[MISSING_BIN::BINS, COUNT] = self.learned
         self._cells = np.vstack([self._cells[:end], cells, self._cells[end:]])
 
-    @property
-    def _rates(self) -> Floats:
-        """The constructor's numbers as the kernels read them.
+    def _rates_of(self, columns: int) -> Floats:
+        """Give the constructor's numbers as the kernels read them.
 
         Every feature of an event steps at once. With steps shrunk by the root of their number,
         one `alpha` serves few features and many.
         """
-        alpha = self.alpha / math.sqrt(max(1, len(self._names)))
+        alpha = self.alpha / math.sqrt(max(1, columns))
         prior_logit = uncorrected(math.log(self.prior / (1.0 - self.prior)), self._loss)
         return np.array([alpha, self.beta, self.l1, self.l2, prior_logit])
 
@@ -328,6 +338,7 @@ class Additive(ArrayModel):
         return model
 
     def _restore_cells(self, arrays: Arrays) -> None:
+        self._usual = None
         columns = len(self._names)
         count = 1 + columns * BINS + self._pairs.count * PAIR_CELLS
         self._cells = states.array(arrays, "cells", np.float64, (count, CELL_SIZE))

@@ -9,9 +9,10 @@ References
 ----------
 Lou et al., Accurate Intelligible Models with Pairwise Interactions, KDD 2013 (GA2M and FAST).
 
+>>> from models.bins import no_edges
 >>> pairs = Pairs(columns=2)
->>> pairs.count, pairs.coordinates(np.zeros((3, 2), dtype=np.float32), first=51).shape
-(0, (3, 0))
+>>> pairs.count, pairs.coordinates(np.zeros((3, 2), dtype=np.float32), no_edges(2)).shape
+(0, (3, 2))
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import states
-from models.bins import bin_text, edges_of
+from models.bins import BINS, bin_of, bin_text, edges_of
 from models.compiled import Float32s, Floats, Int8s, Int32s, kernel
 from models.contract import Arrays
 from pipeline.errors import SnapshotError
@@ -48,30 +49,42 @@ GRADIENT, CURVATURE = 0, 1
 
 
 @kernel
+def level_of(value: np.float32, edges: Float32s, column: int) -> int:
+    """Give the level of a column's value; the last is for what is missing."""
+    level = 0
+    for edge in range(LEVEL_EDGES):
+        level += 1 if edges[column, edge] <= value else 0
+    return LEVELS - 1 if np.isnan(value) else level
+
+
+@kernel
 def levels_of(features: Float32s, edges: Float32s) -> Int32s:
-    """Give the level of each value; the last is for what is missing."""
+    """Give the level of each value."""
     levels = np.empty(features.shape, np.int32)
     for row in range(features.shape[0]):
         for column in range(features.shape[1]):
-            value = features[row, column]
-            level = LEVELS - 1
-            if not np.isnan(value):
-                level = 0
-                for edge in range(LEVEL_EDGES):
-                    level += edges[column, edge] <= value
-            levels[row, column] = level
+            levels[row, column] = level_of(features[row, column], edges, column)
     return levels
 
 
 @kernel
-def cells_of(levels: Int32s, pairs: Int32s, first: int) -> Int32s:
-    """Give the coordinate of each row's cell in the grid of each pair; grids begin at `first`."""
-    cells = np.empty((len(levels), len(pairs)), np.int32)
-    for row in range(len(levels)):
+def coordinates_of(
+    features: Float32s, edges: Float32s, level_edges: Float32s, pairs: Int32s
+) -> Int32s:
+    """Give the coordinates of each row: the bin of each feature, then the cell of each pair."""
+    rows, columns = features.shape
+    first = 1 + columns * BINS
+    coordinates = np.empty((rows, columns + len(pairs)), np.int32)
+    for row in range(rows):
+        for column in range(columns):
+            place = bin_of(features[row, column], edges, column)
+            coordinates[row, column] = 1 + column * BINS + place
         for pair in range(len(pairs)):
-            one, other = levels[row, pairs[pair, 0]], levels[row, pairs[pair, 1]]
-            cells[row, pair] = first + pair * PAIR_CELLS + one * LEVELS + other
-    return cells
+            one, other = pairs[pair, 0], pairs[pair, 1]
+            cell = level_of(features[row, one], level_edges, one) * LEVELS
+            cell += level_of(features[row, other], level_edges, other)
+            coordinates[row, columns + pair] = first + pair * PAIR_CELLS + cell
+    return coordinates
 
 
 @kernel
@@ -135,11 +148,9 @@ class Pairs:
         """How many pairs there are."""
         return len(self.pairs)
 
-    def coordinates(self, rows: Float32s, *, first: int) -> Int32s:
-        """Give each row's coordinate in each pair's grid; the grids begin at `first`."""
-        if not self.count:
-            return np.empty((len(rows), 0), dtype=np.int32)
-        return cells_of(levels_of(rows, self._edges), self.pairs, first)
+    def coordinates(self, rows: Float32s, edges: Float32s) -> Int32s:
+        """Give each row's coordinates: in the bins of each feature, then in each pair's grid."""
+        return coordinates_of(rows, edges, self._edges, self.pairs)
 
     def observe(
         self, number: int, rows: Float32s, is_fraud: Int8s, weights: Floats, scores: Floats

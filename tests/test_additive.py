@@ -3,13 +3,14 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
 from models import Additive, ArrayModel, Logistic
 from models.additive import CUT_DISTANCE_MAX, FIRST_CUT, SAMPLE_SIZE, next_cut
-from models.bins import BINS, MISSING_BIN, VALUE_BINS, edges_of, encode, no_edges
+from models.bins import BINS, EDGES, MISSING_BIN, VALUE_BINS, edges_of, encode, no_edges
 from models.sampling import Sample
 
 Stream = tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.float64]]
@@ -403,3 +404,44 @@ def test_a_sample_is_fair_then_follows_the_stream() -> None:
 
     assert fair.rows.mean() == pytest.approx(10_000, rel=0.1)
     assert following.rows.mean() > 16_000
+
+
+def test_a_bin_is_how_many_edges_are_not_above_the_value() -> None:
+    chance = np.random.default_rng(61)
+    edges = np.sort(chance.normal(size=(80, EDGES)).astype(np.float32), axis=1)
+    for column in range(60):
+        edges[column, column % (EDGES + 1) :] = np.inf
+    odd = [np.nan, np.inf, -np.inf, 0.0, -0.0, np.float32(3.4e38), np.float32(1e-45)]
+    values = np.vstack([edges.T, np.nextafter(edges.T, -np.inf), *([[v] * 80] for v in odd)])
+    values = np.vstack([values, chance.normal(size=(400, 80))]).astype(np.float32)
+
+    found = encode(values, edges) - 1 - np.arange(80) * BINS
+
+    held = np.minimum(values, np.finfo(np.float32).max)
+    for column in range(80):
+        expected = np.searchsorted(edges[column], held[:, column], side="right")
+        expected[np.isnan(values[:, column])] = MISSING_BIN
+        assert found[:, column].tolist() == expected.tolist()
+
+
+def test_what_is_kept_for_scoring_is_never_older_than_the_model() -> None:
+    model = Additive(decay_days=2.0)
+    frame = pd.DataFrame(curved_stream(6_000, seed=62)[0], columns=list(names(6)))
+    is_fraud = curved_stream(6_000, seed=62)[1]
+
+    def check() -> None:
+        features = frame[list(model.feature_names)].to_numpy(np.float32)[:200]
+        scored = model.score(features)
+        again = Additive.from_state(*model.state()).score(features)
+        assert scored.scores.tobytes() == again.scores.tobytes() == model.scores(features).tobytes()
+        assert scored.contributions.tobytes() == again.contributions.tobytes()
+        assert scored.bias == again.bias
+
+    for step, (start, columns) in enumerate(((0, 2), (40, 2), (100, 4), (1_000, 6), (5_900, 6))):
+        stop = start + 60 if start < 1_000 else start + 4_900
+        part = slice(start, min(stop, 6_000))
+        model.learn_many(frame.iloc[part, :columns], pd.Series(is_fraud[part]))
+        check()
+        model.tick(24 * (step + 1))
+        check()
+    assert model.weights(10)
