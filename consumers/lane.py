@@ -6,6 +6,7 @@ has gathered in a lane meanwhile becomes one batch: the batch grows with the loa
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,8 +63,9 @@ class Lane:
 
     Parameters
     ----------
-    linger_seconds
-        How long the first chunk waits for others, to be one batch with them.
+    interval_seconds
+        A batch begins this long after the one before at the earliest; what comes meanwhile is one
+        batch. Where little comes, nothing waits.
     read_again
         Makes the consumer fetch again from an offset.
     finished
@@ -76,7 +78,7 @@ class Lane:
         part: Part,
         *,
         batch_events_max: int,
-        linger_seconds: float,
+        interval_seconds: float,
         read_again: Callable[[TP, int], Awaitable[None]],
         finished: Callable[[TP, int], None],
     ) -> None:
@@ -84,7 +86,8 @@ class Lane:
         self._batch_events_max = batch_events_max
         # Smaller while a record is looked for that our own code fails on.
         self._batch_events = batch_events_max
-        self._linger_seconds = linger_seconds
+        self._interval_seconds = interval_seconds
+        self._began = -interval_seconds
         self._read_again, self._finished = read_again, finished
         self._chunks: deque[Chunk] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -134,7 +137,9 @@ class Lane:
 
     async def _drain(self) -> None:
         while self._chunks and not self._has_ended:
-            await asyncio.sleep(self._linger_seconds)
+            due = self._began + self._interval_seconds
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            self._began = time.monotonic()
             async with self.lock:
                 chunks = list(self._chunks)
                 self._chunks.clear()

@@ -321,8 +321,8 @@ class Worker:
             tp,
             INPUTS[tp.topic](self._parts, tp.partition),
             batch_events_max=self._settings.batch_events_max,
-            linger_seconds=(
-                self._settings.batch_linger_seconds
+            interval_seconds=(
+                self._settings.batch_interval_seconds
                 if is_scorer
                 else self._settings.label_linger_seconds
             ),

@@ -144,13 +144,15 @@ class Settings:
         200, "events in the window from which on the breaker judges the share"
     )
     batch_events_max: int = _setting(1024, "events decided and committed together, at most")
-    batch_linger_seconds: float = _setting(
-        0.01, "an event waits this long for others, to be one batch with them"
+    batch_interval_seconds: float = _setting(
+        0.005,
+        "a batch of a partition begins this long after the one before at the earliest; "
+        "what comes meanwhile is decided together",
     )
     # A decision is waited for, a label is not.
     label_linger_seconds: float = _setting(
         0.2,
-        "a label waits this long for others, to be joined and then learned in one step with them",
+        "a label waits up to this long for others, to be joined and learned in one step with them",
     )
     event_ahead_seconds_max: float = _setting(
         300.0, "an event of a time later than this after its arrival in Kafka is a dead letter"

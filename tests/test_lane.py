@@ -59,7 +59,7 @@ class CountingPart(Part):
 class World:
     """A lane and what it told the consumer."""
 
-    def __init__(self, part: CountingPart, batch: int = 100) -> None:
+    def __init__(self, part: CountingPart, batch: int = 100, interval_seconds: float = 0.0) -> None:
         self.part = part
         self.read_again: list[int] = []
         self.finished = 0
@@ -67,7 +67,7 @@ class World:
             PLACE,
             part,
             batch_events_max=batch,
-            linger_seconds=0.0,
+            interval_seconds=interval_seconds,
             read_again=self._read_again,
             finished=self._finish,
         )
@@ -261,5 +261,23 @@ def test_a_defect_that_every_record_meets_costs_each_few_tries() -> None:
 
         assert part.refused == list(range(300))
         assert max(part.tries.values()) <= 8
+
+    run(story())
+
+
+def test_a_batch_waits_for_the_interval_but_not_where_little_comes() -> None:
+    async def story() -> None:
+        world = World(CountingPart(), interval_seconds=0.5)
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        world.put(chunk(0, 0))
+        await world.until(lambda: world.finished == 1)
+        first = loop.time() - started
+        world.put(chunk(1, 1))
+        world.put(chunk(2, 2))
+        await world.until(lambda: world.finished == 3)
+
+        assert world.part.batches == [[0], [1, 2]]
+        assert first < 0.5 <= loop.time() - started
 
     run(story())

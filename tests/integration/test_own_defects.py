@@ -121,7 +121,7 @@ async def work(settings: Settings, records: list[Fetched], counts: WorkerCounts)
         TP(TRANSACTIONS, PARTITION),
         Scorer(parts, PARTITION),
         batch_events_max=100,
-        linger_seconds=0.0,
+        interval_seconds=0.0,
         read_again=read_again,
         finished=lambda _, count: finished.set() if count else None,
     )
