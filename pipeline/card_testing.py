@@ -39,14 +39,26 @@ def places_of(ids: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _places_of(ids: Sequence[str]) -> NDArray[np.int64]:
-    found = np.array([zlib.crc32(key.encode()) for key in ids], dtype=np.uint32)
-    # The end of MurmurHash3: a CRC gives ids that differ in their last digit places of a pattern.
-    found ^= found >> np.uint32(16)
-    found *= np.uint32(0x85EBCA6B)
-    found ^= found >> np.uint32(13)
-    found *= np.uint32(0xC2B2AE35)
-    found ^= found >> np.uint32(16)
-    return (found % np.uint32(SEEN_BITS)).astype(np.int64)
+    return spread(np.array([zlib.crc32(key.encode()) for key in ids], dtype=np.int64))
+
+
+@kernel
+def spread(hashes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Give the bit of each CRC: those of ids that differ in their last digit make a pattern.
+
+    It is the end of MurmurHash3.
+    """
+    places = np.empty(len(hashes), np.int64)
+    low = np.uint64(0xFFFFFFFF)
+    for row in range(len(hashes)):
+        found = np.uint64(hashes[row])
+        found ^= found >> np.uint64(16)
+        found = (found * np.uint64(0x85EBCA6B)) & low
+        found ^= found >> np.uint64(13)
+        found = (found * np.uint64(0xC2B2AE35)) & low
+        found ^= found >> np.uint64(16)
+        places[row] = found % np.uint64(SEEN_BITS)
+    return places
 
 
 @kernel

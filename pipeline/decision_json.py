@@ -134,7 +134,7 @@ class _Row:
 
 def _lines(values: Sequence[object]) -> list[bytes]:
     """Encode each value; no JSON text has a line break in it."""
-    return _ENCODER.encode_lines(values).splitlines()
+    return _ENCODER.encode_lines(list(values)).splitlines()
 
 
 def _score_texts(columns: dict[str, NDArray[np.float64]]) -> dict[str, list[bytes]]:

@@ -1,5 +1,6 @@
 """Features of card testing: what they count, how sure that is, and who has them at all."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -182,6 +183,24 @@ def test_the_error_of_the_sketch_is_the_documented_one(
     assert (errors == 0).mean() >= exactly
     assert np.sqrt((errors**2).mean()) <= error_max
     assert abs(errors.mean()) <= 0.03 * different
+
+
+def plain_place(key: str) -> int:
+    found = zlib.crc32(key.encode())
+    found ^= found >> 16
+    found = found * 0x85EBCA6B % (1 << 32)
+    found ^= found >> 13
+    found = found * 0xC2B2AE35 % (1 << 32)
+    found ^= found >> 16
+    return found % 512
+
+
+def test_an_id_has_the_place_that_murmurhash_gives_its_crc() -> None:
+    ids = ["", "c1", "é", "\U0001f600", *(f"card-{number}" for number in range(20_000))]
+
+    assert places_of(ids).tolist() == list(map(plain_place, ids))
+    # What is stored goes by it: it must never change.
+    assert places_of(["c1", "m1"]).tolist() == [231, 296]
 
 
 def test_a_full_sketch_says_the_most_that_it_can() -> None:
