@@ -1,7 +1,8 @@
 """River's own scaler and logistic regression: the plain baseline that any other model must beat.
 
-Nothing is computed here that River computes; this module gives it the contract of a model: rows
-instead of dicts, contributions, and a state that holds no pickle.
+Nothing is learned here that River does not learn; this module gives it the contract of a model:
+rows instead of dicts, contributions, and a state that holds no pickle. Scores alone are worked out
+of River's own numbers, in its order and bit for bit, since it takes 25 us for each event.
 
 >>> from river import datasets, evaluate, metrics
 >>> evaluate.progressive_val_score(datasets.Phishing(), Logistic(), metrics.ROCAUC())
@@ -16,7 +17,7 @@ from river.__version__ import __version__ as river_version
 from river.utils import VectorDict
 
 from models import states
-from models.compiled import Float32s, Floats, Int8s
+from models.compiled import Float32s, Floats, Int8s, kernel
 from models.contract import Arrays, Header, Scored, limited, score_of
 from models.verbs import ArrayModel
 from pipeline.errors import SnapshotError
@@ -69,6 +70,7 @@ class Logistic(ArrayModel):
 
         self.rate = rate
         self._learned = 0
+        self._kept: tuple[Floats, Floats, Floats, float] | None = None
         self._scaler: Any = preprocessing.StandardScaler()
         self._regression = linear_model.LogisticRegression(optimizer=optim.SGD(rate))
         super().__init__(features)
@@ -81,20 +83,28 @@ class Logistic(ArrayModel):
     def score(self, features: Float32s) -> Scored:
         """Score events, a row each."""
         rows = self._checked(features)
-        weights = self._regression.weights
-        scores = np.empty(len(rows))
-        contributions = np.zeros(rows.shape)
-        for number, present in enumerate(self._present(rows)):
-            scaled = self._scaled(present)
-            scores[number] = self._score(scaled)
-            for column, name in enumerate(self._names):
-                contributions[number, column] = weights[name] * scaled.get(name, 0.0)
+        scores, contributions = score_rows(rows, *self._numbers())
         return limited(scores, contributions, float(self._regression.intercept))
+
+    def _numbers(self) -> tuple[Floats, Floats, Floats, float]:
+        """Give means, spreads, weights and the intercept as they are now."""
+        if self._kept is None:
+            means, variances = self._scaler.means, self._scaler.vars
+            # As River takes the root of a variance: another root may differ in its last bit.
+            spreads = [variances.get(name, 0.0) ** 0.5 for name in self._names]
+            self._kept = (
+                np.array([means.get(name, 0.0) for name in self._names], dtype=np.float64),
+                np.array(spreads, dtype=np.float64),
+                np.array([self._regression.weights[name] for name in self._names], np.float64),
+                float(self._regression.intercept),
+            )
+        return self._kept
 
     def learn(self, features: Float32s, is_fraud: Int8s, weights: Floats) -> Floats:
         """Test, then train, event by event; give the scores from before each was learned."""
         rows = self._checked(features)
         self._checked_labels(len(rows), is_fraud, weights)
+        self._kept = None
         scores = np.empty(len(rows))
         for number, present in enumerate(self._present(rows)):
             scores[number] = self._score(self._scaled(present))
@@ -137,6 +147,7 @@ class Logistic(ArrayModel):
         # All names from the start, in the order of the columns: River sums in this order, and a
         # restored model must sum as the first did.
         self._regression._weights = VectorDict(weights)
+        self._kept = None
 
     def state(self) -> tuple[Header, Arrays]:
         """Give all that the model is, to be kept; the arrays are copies."""
@@ -188,3 +199,25 @@ class Logistic(ArrayModel):
             states.array(arrays, "intercept", np.float64, (1,))[0],
         )
         self._regression.optimizer.n_iterations = iterations
+        self._kept = None
+
+
+@kernel
+def score_rows(
+    rows: Float32s, means: Floats, spreads: Floats, weights: Floats, intercept: float
+) -> tuple[Floats, Floats]:
+    """Give scores and contributions, bit for bit as River gives those of each event."""
+    scores = np.empty(len(rows))
+    contributions = np.empty(rows.shape)
+    for row in range(len(rows)):
+        logit = 0.0
+        for column in range(rows.shape[1]):
+            value = float(rows[row, column])
+            scaled = 0.0
+            if spreads[column] > 0.0 and np.isfinite(value):
+                scaled = (value - means[column]) / spreads[column]
+                scaled = min(SCALED_MAX, max(-SCALED_MAX, scaled))
+            contributions[row, column] = weights[column] * scaled
+            logit += contributions[row, column]
+        scores[row] = score_of(logit + intercept)
+    return scores, contributions

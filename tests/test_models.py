@@ -19,6 +19,7 @@ from models.bins import encode
 from models.compiled import kernel_source
 from models.contract import LOGIT_MAX, limited, score_of
 from models.ftrl import learn_rows
+from models.logistic import Logistic
 from models.verbs import FEATURES_MAX
 from pipeline.errors import SettingError, SnapshotError
 
@@ -349,6 +350,29 @@ def test_logistic_is_rivers_own_pipeline() -> None:
         rivers.learn_one(x, bool(is_fraud[row]), w=float(weights[row]))
 
     assert isinstance(rivers, compose.Pipeline)
+
+
+def test_logistic_scores_by_arrays_as_river_does_by_dicts() -> None:
+    ours = Logistic(NAMES, rate=0.5)
+    features, is_fraud, weights = stream()
+    chance = np.random.default_rng(5)
+    odd = chance.random(features.shape) < 0.05
+    features[odd] = chance.choice(np.array(ODD_VALUES, np.float32), odd.sum())
+
+    for row in range(len(features)):
+        part = slice(row, row + 1)
+        scored = ours.score(features[part])
+        present = next(ours._present(features[part]))
+        scaled, learned = ours._scaled(present), ours._regression.weights
+        expected = limited(
+            scored.scores.copy(),
+            np.array([[learned[name] * scaled.get(name, 0.0) for name in NAMES]]),
+            float(ours._regression.intercept),
+        )
+        assert scored.contributions.tobytes() == expected.contributions.tobytes()
+        # River's own path: it scores what it learns.
+        before = ours.learn(features[part], is_fraud[part], weights[part])
+        assert scored.scores.tobytes() == before.tobytes()
 
 
 # Checks of River that do not apply, by name, and why. None so far.
