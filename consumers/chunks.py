@@ -18,11 +18,12 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from faust.types.tuples import ConsumerMessage
 
 from consumers.envelope import guard_clients
 from pipeline.commit import resume_at
@@ -109,10 +110,17 @@ class ChunkConsumer(driver.Consumer):
                 break
             if tp not in self._get_active_partitions():
                 continue
-            message: Any = self._to_message(tp, chunk.records[0])
-            message.value = chunk
+            message = self._message(tp, chunk)
             self._in_work[tp] += len(chunk.records)
             yield tp, message
+
+    def _message(self, tp: TP, chunk: Chunk) -> ConsumerMessage:
+        first, generation = chunk.records[0], self.app.consumer_generation_id
+        seconds, kind, value = first.timestamp / 1000, first.timestamp_type, cast(Any, chunk)
+        return ConsumerMessage(
+            *tp, first.offset, seconds, kind, None, None, value, None, 0, 0, tp,
+            generation_id=generation,
+        )  # fmt: skip
 
     def _chunks(self, fetched: Mapping[Any, list[Any]]) -> dict[TP, Chunk]:
         chunks = {}

@@ -7,6 +7,7 @@ has gathered in a lane meanwhile becomes one batch: the batch grows with the loa
 import asyncio
 import logging
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from faust.types import TP
 
 from consumers.chunks import Chunk
 from consumers.dead_letters import EventError, InputRecord, traceback_of
+from consumers.input_records import Fetched, InputRecords
 from pipeline.errors import FraudstreamError
 
 logger = logging.getLogger(__name__)
@@ -161,24 +163,13 @@ class Lane:
         joined, is_hole = self._joined(chunks)
         if joined is None:
             return None, is_hole
-        records = [
-            InputRecord(
-                *self.tp,
-                record.offset,
-                record.key,
-                record.value,
-                timestamp_ms=record.timestamp,
-                headers=record.headers,
-            )
-            for record in joined.records
-        ]
-        while records := [item for item in records if item.offset >= (self.part.position or 0)]:
+        records = InputRecords(*self.tp, joined.records)
+        offsets = [record.offset for record in joined.records]
+        while (first := bisect_left(offsets, self.part.position or 0)) < len(offsets):
             if joined.asked > (self.part.position or joined.asked):
                 return None, True
-            if not await self._handle(records[: self._batch_events]):
-                first = records[0].offset
-                rest = [record for record in joined.records if record.offset >= first]
-                return Chunk(joined.asked, rest), False
+            if not await self._handle(records[first : first + self._batch_events]):
+                return Chunk(joined.asked, joined.records[first:]), False
         return None, is_hole
 
     async def _handle(self, records: Sequence[InputRecord]) -> bool:
@@ -202,7 +193,8 @@ class Lane:
     def _joined(self, chunks: Sequence[Chunk]) -> tuple[Chunk | None, bool]:
         """Join chunks as far as each was asked for where the one before ended, or earlier."""
         reached = self.part.position
-        joined: list[Chunk] = []
+        records: list[Fetched] = []
+        count = 0
         for chunk in chunks:
             if reached is not None and chunk.asked > reached:
                 logger.warning(
@@ -210,10 +202,15 @@ class Lane:
                     *self.tp, chunk.asked, reached,
                 )  # fmt: skip
                 break
-            joined.append(chunk)
+            # What was fetched twice is worked on once.
+            known = reached if records and reached else 0
+            first = 0 if chunk.asked >= known else bisect_left(chunk.records, known, key=_offset)
+            records += chunk.records[first:] if first else chunk.records
             reached = max(reached or 0, chunk.end)
-        is_hole = len(joined) < len(chunks)
-        if not joined:
-            return None, is_hole
-        records = [record for chunk in joined for record in chunk.records]
-        return Chunk(joined[0].asked, records), is_hole
+            count += 1
+        is_hole = count < len(chunks)
+        return (Chunk(chunks[0].asked, records) if records else None), is_hole
+
+
+def _offset(record: Fetched) -> int:
+    return record.offset

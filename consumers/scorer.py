@@ -12,7 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from consumers.dead_letters import EventError, InputRecord, dead_letter, internal_error, redriven
+from consumers.dead_letters import EventError, InputRecord, dead_letter, internal_error
+from consumers.input_records import columns_of
 from consumers.lane import Part, own_code
 from consumers.model_feed import Versions
 from consumers.redis_client import as_bytes
@@ -122,10 +123,11 @@ class Scorer(Part):
         """Decide records that follow each other, unless another owner was before us."""
         counts = self._parts.counts
         with timed(counts, "decode"), own_code():
-            batch, rows, rejected = self._decoder.decode([record.value for record in records])
-            appended_ms = [record.timestamp_ms for record in records]
-            keys = [record.key for record in records]
-            batch, rows, refused = self._admission.admit(batch, rows, appended_ms, keys)
+            given = columns_of(records)
+            batch, rows, rejected = self._decoder.decode(given.values)
+            batch, rows, refused = self._admission.admit(
+                batch, rows, given.timestamps_ms, given.keys
+            )
             rejected += refused
         late = int((batch.event_time_ms < self._watermark_ms - LATE_MS).sum())
         with timed(counts, "read"):
@@ -142,7 +144,7 @@ class Scorer(Part):
             self._engine.adopt_controls(self._parts.controls.state)
             decisions = self._engine.decide(batch)
             indexed_ms = self._watermark_ms
-            published, changes = self._step(decisions, [records[row].offset for row in rows])
+            published, changes = self._step(decisions, [given.offsets[row] for row in rows])
             rejected += [
                 Rejected(rows[row], conflict(self._schema)) for row in decisions.conflicts.tolist()
             ]
@@ -151,14 +153,14 @@ class Scorer(Part):
         await self._input.published()
         # The ids first: they may refuse the commit.
         changes = [*self._ids.changes(), *self._index_changes(indexed_ms), *changes]
-        position = f"{records[-1].offset + 1}:0"
+        position = f"{given.offsets[-1] + 1}:0"
         with timed(counts, "commit"):
             committed = await self._input.begin(position, published, changes)
         if not committed:
             await self._refused()
             return True
         counts.events += len(records)
-        counts.redriven[TRANSACTIONS] += redriven(records)
+        counts.redriven[TRANSACTIONS] += given.redriven
         counts.late += late
         counts.duplicates += len(batch) - len(decisions) - len(decisions.conflicts)
         self._count(decisions, rejected, in_force[0].offset if in_force else None)

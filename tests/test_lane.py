@@ -141,6 +141,21 @@ def test_a_hole_in_the_log_itself_is_legal() -> None:
     run(story())
 
 
+def test_what_was_fetched_twice_is_worked_on_once() -> None:
+    async def story() -> None:
+        world = World(CountingPart(), batch=3)
+        world.put(chunk(0, 0, 1, 2, 4))
+        world.put(chunk(2, 2, 4, 5))
+        world.put(chunk(2, 2, 4))
+        world.put(chunk(6, 6))
+        await world.until(lambda: world.finished == 10)
+
+        assert world.part.batches == [[0, 1, 2], [4, 5, 6]]
+        assert not world.read_again
+
+    run(story())
+
+
 def test_records_that_were_lost_on_the_way_are_read_again() -> None:
     async def story() -> None:
         world = World(CountingPart(position=0))
