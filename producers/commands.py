@@ -26,7 +26,7 @@ from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
 from pipeline.signing import LabelSigner
 from producers.batch import EventBatch
-from producers.feed import LabelOptions, limited
+from producers.feed import LabelOptions, limited, of_share
 from producers.loop_options import CLOSED_LOOP_FRAUD_SCALE
 from producers.present_system import with_present_system
 from producers.simulator import Drift, SimulatorOptions, expected_transactions, simulate
@@ -54,6 +54,19 @@ class Duration(click.ParamType):
 def moment_ms(moment: datetime | None) -> int | None:
     """Give a moment as it was typed, in UTC, in milliseconds since 1970."""
     return None if moment is None else int(moment.replace(tzinfo=UTC).timestamp() * 1000)
+
+
+class _Share(click.ParamType):
+    name = "part/parts"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        part, slash, parts = str(value).partition("/")
+        are_numbers = slash and part.isdecimal() and parts.isdecimal()
+        if not (are_numbers and 1 <= int(part) <= int(parts)):
+            self.fail(f"expected a part such as 1/2 or 2/2 (got {value!r})", param, ctx)
+        return int(part), int(parts)
 
 
 class _Days(click.ParamType):
@@ -121,6 +134,12 @@ def world_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--labels-to-end", is_flag=True, help="Publish the labels still waiting as well.")
 @click.option("--no-labels", is_flag=True, help="Publish no labels.")
 @click.option("--limit", type=click.IntRange(min=1), help="End after so many transactions.")
+@click.option(
+    "--share",
+    type=_Share(),
+    help="Only this part of the partitions, 1/2 or 2/2; so several processes publish one stream. "
+    "A --rate is then that of the part.",
+)
 @click.option("--sort", is_flag=True, help="Read the whole file and put it in time order.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @incumbent_option
@@ -150,6 +169,10 @@ def publish_command(
         )
     if limit is not None:
         batches, total = limited(batches, limit), min(limit, total or limit)
+    if options["share"] is not None:
+        part, parts = options["share"]
+        batches = of_share(batches, part - 1, parts, partitions=settings.partitions)
+        total = None if total is None else total // parts
     _publish(batches, total, settings, schema, labels, options, as_json=as_json)
 
 

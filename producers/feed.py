@@ -24,11 +24,13 @@ import hashlib
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import SettingError
+from pipeline.partitioner import partition_of
 from pipeline.schema import Schema
 from pipeline.signing import Headers, LabelSigner
 from pipeline.topics import FEEDBACK
@@ -124,6 +126,22 @@ def limited(batches: Iterable[EventBatch], limit: int) -> Iterator[EventBatch]:
             return
         yield batch.slice(0, limit)
         limit -= len(batch)
+
+
+def of_share(
+    batches: Iterable[EventBatch], part: int, parts: int, *, partitions: int
+) -> Iterator[EventBatch]:
+    """Pass on the events of every `parts`-th partition, from the one numbered `part` on.
+
+    A partition is in one share as a whole, so that its order is kept however fast each is sent.
+    """
+
+    @cache
+    def is_ours(key: str) -> bool:
+        return partition_of(key.encode(), partitions) % parts == part
+
+    for batch in batches:
+        yield batch.take(np.flatnonzero([is_ours(key) for key in batch.keys[0]]))
 
 
 @dataclass(frozen=True, slots=True)

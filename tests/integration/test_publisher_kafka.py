@@ -1,5 +1,6 @@
 """The publisher on a real broker: what it counts is what is there, where it belongs."""
 
+import gc
 import json
 import signal
 import threading
@@ -218,6 +219,43 @@ def test_a_simulated_file_is_published_by_the_commands(settings: Settings, tmp_p
     assert written.stdout == f"wrote {answer['transactions']:,} transactions to {path}\n"
     assert answer["transactions"] == answer["labels"] == len(records(settings, TRANSACTIONS))
     assert answer["failed"] == 0
+
+
+def test_parts_of_a_stream_are_published_beside_each_other(settings: Settings) -> None:
+    world = ("--simulate", "--customers", "200", "--terminals", "50", "--days", "4")
+    published = {
+        part: json.loads(
+            invoke(settings, publish_command, *world, "--share", f"{part}/2", "--json").stdout
+        )["transactions"]
+        for part in (2, 1)
+    }
+    sent = records(settings, TRANSACTIONS)
+
+    whole = joined(list(simulate(SimulatorOptions(customers=200, terminals=50, days=4))))
+    assert {part: count for part, count in published.items() if count < 100} == {}
+    assert sum(published.values()) == len(sent) == len(whole)
+    assert sorted(json.loads(item.value)["transaction_id"] for item in sent) == sorted(
+        whole.transaction_id
+    )
+    # Those of the second part were all there first: a partition is of one part alone.
+    assert published[2] == sum(item.partition % 2 == 1 for item in sent)
+
+
+@pytest.mark.parametrize("share", ["0/2", "3/2", "2", "a/b", "-1/2", ""])
+def test_a_part_that_is_none_is_refused(settings: Settings, share: str) -> None:
+    result = invoke(settings, publish_command, "--simulate", "--share", share)
+
+    assert result.exit_code == 2
+    assert "expected a part such as 1/2" in result.stderr
+
+
+def test_the_collector_is_as_before_after_a_run(settings: Settings) -> None:
+    before, meanwhile = gc.get_threshold(), list[int]()
+    watch = Watch(on_send=lambda name, moment: meanwhile.append(gc.get_threshold()[0]))
+    publish(limited(simulate(WORLD), 10), CARD, settings.kafka_servers, watch=watch)
+
+    assert min(meanwhile) > before[0]
+    assert gc.get_threshold() == before
 
 
 def test_the_count_line_says_what_was_acknowledged(settings: Settings) -> None:
