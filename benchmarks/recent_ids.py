@@ -20,7 +20,7 @@ from consumers.redis_ids import RedisIds
 from consumers.redis_store import RedisStore
 from pipeline.commit import Change, Stored
 from pipeline.events import Transactions, no_numbers
-from pipeline.recent_ids import MemoryIds
+from pipeline.memory_ids import MemoryIds
 from pipeline.settings import Settings
 from stack.servers import Stack
 

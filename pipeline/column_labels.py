@@ -6,6 +6,9 @@ no object made for an event. That is most replays, at several times the speed. A
 does not fit (an event that comes twice, one that nobody knows of, one that comes late, more waiting
 than may wait) all is handed over to the general join, which goes on from there to the same bits.
 
+The features of a decision are let go with its label: each label is the only one of its event, so
+nothing is left that could correct it. Of the decision remain its id, time, key and verdict.
+
 >>> ColumnLabels(delay_ms=1_000, limit=10).due(5_000)
 []
 """
@@ -18,22 +21,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine import Decisions
-from pipeline.events import Transactions
+from pipeline.events import Transactions, no_numbers
 from pipeline.examples import Examples
 from pipeline.feedback import MemoryWaiting
+from pipeline.key_table import KeyTable, keys_of
 from pipeline.label_source import LabelSource, label_of
-from pipeline.records import FEATURE_DTYPE
+from pipeline.records import FEATURE_DTYPE, DecisionRecord
 from pipeline.texts import joined
 from pipeline.verdicts import settle
 
 
 @dataclass(slots=True)
 class _Kept:
-    """A batch of decisions, its truth, and how many of its rows have had their label."""
+    """A batch of events, its truth, and how many of its rows have had their label.
 
-    decisions: Decisions
+    `decisions` are `None` once all rows have: they taught what they had to teach.
+    """
+
+    events: Transactions
     is_fraud: NDArray[np.int8]
+    decisions: Decisions | None
     labelled: int = 0
+
+    def let_go(self) -> None:
+        """Keep only what a verdict is made of."""
+        self.decisions = None
+        events = self.events
+        empty = np.empty(0, np.int64)
+        self.events = Transactions(
+            events.transaction_id, events.event_time_ms, events.keys[:1], empty, (), no_numbers(0)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Taught:
+    """Decisions that have had their last label: they are known, and never asked for again."""
+
+    transaction_ids: Sequence[str]
+
+    def record(self, place: int) -> DecisionRecord:
+        raise AssertionError(f"decision {self.transaction_ids[place]} was let go with its label")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +118,8 @@ class ColumnLabels:
         self._delay_ms, self._limit = delay_ms, limit
         self._kept: deque[_Kept] = deque()
         self._waiting: deque[_Kept] = deque()
-        self._ids: set[str] = set()
-        self._count = self._unlabelled = 0
+        self._ids = KeyTable(width=1)
+        self._unlabelled = 0
         self._last_ms = 0
 
     def add(self, batch: Transactions, decisions: Decisions, is_fraud: NDArray[np.int8]) -> bool:
@@ -102,14 +129,11 @@ class ColumnLabels:
             return False
         if int(is_fraud.min()) < 0 or int(times[0]) < self._last_ms or (np.diff(times) < 0).any():
             return False
-        ids = set(decisions.transaction_ids)
-        if len(ids) < count or not self._ids.isdisjoint(ids):
+        if not self._ids.add_new(keys_of(decisions.transaction_ids)):
             return False
-        kept = _Kept(decisions, is_fraud)
+        kept = _Kept(batch, is_fraud, decisions)
         self._kept.append(kept)
         self._waiting.append(kept)
-        self._ids |= ids
-        self._count += count
         self._unlabelled += count
         self._last_ms = int(times[-1])
         self._forget()
@@ -121,7 +145,8 @@ class ColumnLabels:
         event_ms = now_ms - self._delay_ms
         while self._waiting:
             kept = self._waiting[0]
-            times = kept.decisions.transactions.event_time_ms
+            assert kept.decisions is not None, "it waits for a label"
+            times = kept.events.event_time_ms
             stop = int(np.searchsorted(times, event_ms, side="right"))
             if stop > kept.labelled:
                 found.append(LabelledPart(kept.decisions, kept.is_fraud, kept.labelled, stop))
@@ -130,6 +155,7 @@ class ColumnLabels:
             if stop < len(times):
                 break
             self._waiting.popleft()
+            kept.let_go()
         return found
 
     def hand_over(self, waiting: MemoryWaiting, coming: LabelSource, *, training_seq: int) -> None:
@@ -139,17 +165,17 @@ class ColumnLabels:
         """
         seq = training_seq - sum(kept.labelled for kept in self._kept)
         for kept in self._kept:
-            waiting.add(kept.decisions)
-            events = kept.decisions.transactions
+            events, decisions = kept.events, kept.decisions
+            waiting.add(_Taught(events.transaction_id) if decisions is None else decisions)
             for row in range(kept.labelled):
                 label = label_of(events, kept.is_fraud, row, self._delay_ms)
                 _, verdict = settle(None, label, training_seq=seq)
                 if waiting.knows(label.transaction_id):
                     waiting.set_verdict(label.transaction_id, verdict)
                 seq += 1
-            if kept.labelled < len(events):
+            if decisions is not None and kept.labelled < len(events):
                 rest = events.slice(kept.labelled, len(events))
-                coming.decided(rest, kept.decisions, kept.is_fraud[kept.labelled :])
+                coming.decided(rest, decisions, kept.is_fraud[kept.labelled :])
 
     @property
     def delay_ms(self) -> int:
@@ -158,7 +184,5 @@ class ColumnLabels:
 
     def _forget(self) -> None:
         """Let the oldest batches go, whole, as long as the limit is held without them."""
-        while self._count - len(self._kept[0].decisions) >= self._limit:
-            oldest = self._kept.popleft()
-            self._ids.difference_update(oldest.decisions.transaction_ids)
-            self._count -= len(oldest.decisions)
+        while len(self._ids) - len(self._kept[0].events) >= self._limit:
+            self._ids.forget(len(self._kept.popleft().events))

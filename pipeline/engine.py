@@ -20,9 +20,10 @@ from pipeline.controls import Controls, fold, mode_of
 from pipeline.events import Label, Transactions
 from pipeline.features import FeatureKernel
 from pipeline.feedback import Settled, Waiting, join
+from pipeline.memory_ids import MemoryIds
 from pipeline.policy import APPROVE, DECLINE, REVIEW, MarkedReasons, Policy, Reasons
 from pipeline.profiles import Profiles
-from pipeline.recent_ids import MemoryIds, RecentIds, Sifted
+from pipeline.recent_ids import RecentIds, Sifted
 from pipeline.records import ACTIONS, BREAKER, LIST_BLOCKED, DecisionRecord, Mode, Taken
 from pipeline.rules import NO_RULES, Rules
 from pipeline.schema import Schema

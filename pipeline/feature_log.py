@@ -124,8 +124,8 @@ def log_features(
         is_fraud=found.is_fraud,
         event_time_ms=found.event_time_ms,
         amount_minor=found.amount_minor,
-        card=found.card,
+        card=found.card.astype(np.int64),
         labels=np.flatnonzero(found.is_fraud >= 0),
-        labels_known=found.labels_known,
+        labels_known=found.labels_known.astype(np.int64),
         scores=found.scores,
     )

@@ -17,8 +17,8 @@ from pipeline.admission import Admission
 from pipeline.events import Transactions
 from pipeline.features import FeatureKernel
 from pipeline.learner import Learner
+from pipeline.memory_ids import MemoryIds
 from pipeline.profiles import MemoryProfiles
-from pipeline.recent_ids import MemoryIds
 from pipeline.recomputation import Recorded
 from pipeline.records import DecisionRecord, decode_decisions, unpack_features
 from pipeline.schema import Schema

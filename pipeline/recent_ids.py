@@ -10,10 +10,9 @@ again. What is found depends on the order of events alone, never on a clock or o
 
     entry   newest event time of the stream, in seconds (4 bytes)   content (6 bytes)
 
->>> ids = MemoryIds(Settings())
 >>> batch = Transactions(["t1", "t1", "t1"], np.array([5, 5, 5]), (["c1", "c1", "c2"],),
 ...     np.array([900, 900, 900]), ["EUR"] * 3, np.empty((3, 0), np.float32))
->>> found = ids.sift(batch)
+>>> found, _ = Sieve(window_ms=DAY_MS).sift(batch, digests_of(batch), {})
 >>> found.fresh.tolist(), found.duplicates, found.conflicts.tolist()
 ([0], 1, [2])
 """
@@ -21,7 +20,6 @@ again. What is found depends on the order of events alone, never on a clock or o
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import takewhile
 from typing import Protocol
 
 import numpy as np
@@ -144,47 +142,6 @@ class Sieve:
     def floor_seconds(self) -> int:
         """What was remembered before this has expired."""
         return (self.watermark_ms - self.window_ms) // 1000
-
-
-class MemoryIds:
-    """Ids in memory. At `duplicate_ids_max` the oldest go; `dropped` says how many."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._limit = settings.duplicate_ids_max
-        self._sieve = Sieve(window_ms_of(settings))
-        # In the order of their seconds, since the newest event time never falls.
-        self._known: dict[bytes, bytes] = {}
-        self._pruned_seconds = 0
-        self.dropped = 0
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def sift(self, batch: Transactions) -> Sifted:
-        """Tell new events from those that come again, in their order, and remember the new."""
-        found, entries = self._sieve.sift(batch, digests_of(batch), self._known)
-        if found.duplicates or len(found.conflicts):
-            # An expired entry that is written over would keep its old place.
-            for digest in entries:
-                self._known.pop(digest, None)
-        self._known |= entries
-        self._prune()
-        return found
-
-    def _prune(self) -> None:
-        floor = self._sieve.floor_seconds
-        step = self._sieve.window_ms // 1000 // PRUNED_A_WINDOW
-        if floor >= self._pruned_seconds + step:
-            self._pruned_seconds = floor
-            items = self._known.items()
-            expired = takewhile(lambda item: seconds_of(item[1]) < floor, items)
-            for digest in [digest for digest, _ in expired]:
-                del self._known[digest]
-        if len(self._known) > self._limit * (1 + 1 / PRUNED_A_WINDOW):
-            excess = len(self._known) - self._limit
-            for digest, _ in zip(list(self._known), range(excess), strict=False):
-                del self._known[digest]
-            self.dropped += excess
 
 
 def window_ms_of(settings: Settings) -> int:

@@ -8,7 +8,7 @@ the batches changes nothing.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -37,6 +37,7 @@ from pipeline.rules import NO_RULES, Rules
 from pipeline.schema import Schema
 from pipeline.score_log import ScoreLog
 from pipeline.settings import Settings
+from pipeline.texts import Vocabulary, coded
 
 # How often, in event time, what was learned is adopted; a live trainer publishes sooner than this.
 TICK_MS = HOUR_MS
@@ -172,6 +173,9 @@ class Replay:
         models = cast("list[Model]", self.models)
         self._learner = Learner(schema, kernel.schema_hash, models)
         self._keyed = [item.name for item in schema.keyed]
+        self._keyed_by_id = schema.is_keyed_by_id
+        # Of ids and words that come as texts: those of each keyed field, and the currency.
+        self._words = [Vocabulary() for _ in (*schema.keyed, "currency")]
         profiles = MemoryProfiles(schema, self._learner.profiles)
         self._engine = Engine(schema, settings, profiles, self._waiting)
         self._labels = labels or ConstantDelay(options.label_delay_ms)
@@ -199,8 +203,9 @@ class Replay:
         started = time.perf_counter()
         try:
             for batch, is_fraud in batches:
+                coded = self._coded(batch)
                 for start, stop in self._cuts(batch):
-                    self._step(batch.slice(start, stop), is_fraud[start:stop])
+                    self._step(coded.slice(start, stop), is_fraud[start:stop])
                     self.result.seconds = time.perf_counter() - started
                     progress(self.result)
         except KeyboardInterrupt:
@@ -210,6 +215,16 @@ class Replay:
             self._options.start_ms, self._options.end_ms, alerts_a_day=self._options.alerts_a_day
         )
         return self.result
+
+    def _coded(self, batch: Transactions) -> Transactions:
+        """Give a batch with each id and word as a number, which all tables are then found by."""
+        first = 1 if self._keyed_by_id else 0
+        keys = [
+            ids if place < first else coded(ids, self._words[place])
+            for place, ids in enumerate(batch.keys)
+        ]
+        currency = coded(batch.currency, self._words[len(keys)])
+        return replace(batch, keys=tuple(keys), currency=currency)
 
     def _cuts(self, batch: Transactions) -> Iterator[tuple[int, int]]:
         """Cut a batch where ticks begin, and no larger than a batch may be."""

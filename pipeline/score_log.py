@@ -1,7 +1,7 @@
 """Scores, truth, time, card and action of every event of a run, as compact columns.
 
 Quality can be measured only when the run is over, on a period that the caller chooses; so what it
-needs is kept for each event, and nothing else: 50 bytes and 8 for each model.
+needs is kept for each event, and nothing else: 30 bytes and 8 for each model, in columns that grow.
 
 >>> log = ScoreLog(("additive",))
 >>> log.columns() is None
@@ -43,12 +43,12 @@ class ScoreColumns:
 
     is_fraud: NDArray[np.int8]
     event_time_ms: NDArray[np.int64]
-    card: NDArray[np.int64]
+    card: NDArray[np.int32]
     action: NDArray[np.int8]
     scores: dict[str, NDArray[np.float64]]
     amount_minor: NDArray[np.int64]
-    row: NDArray[np.int64]
-    labels_known: NDArray[np.int64]
+    row: NDArray[np.int32]
+    labels_known: NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.is_fraud)
@@ -69,10 +69,16 @@ class ScoreColumns:
             scores=self.scores[name][rows],
             is_fraud=frauds[rows],
             event_time_ms=self.event_time_ms[rows],
-            card=self.card[rows],
+            card=self.card[rows].astype(np.int64),
             amount_minor=self.amount_minor[rows],
-            frauds_known=(self.event_time_ms[frauds], self.card[frauds]),
+            frauds_known=(self.event_time_ms[frauds], self.card[frauds].astype(np.int64)),
         )
+
+
+# Verdict, time, card, action, amount, row, labels known; then the scores of each model.
+_TYPES = (np.int8, np.int64, np.int32, np.int8, np.int64, np.int32, np.int32)
+# Events that a column has room for at first; when it is full, its room is doubled.
+_ROOM = 1 << 16
 
 
 class ScoreLog:
@@ -80,7 +86,9 @@ class ScoreLog:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = tuple(names)
-        self._parts: list[tuple[NDArray[Any], ...]] = []
+        types = [*_TYPES, *(np.float64 for _ in names)]
+        self._columns: list[NDArray[Any]] = [np.empty(_ROOM, dtype) for dtype in types]
+        self._count = 0
         self._cards = Numbering()
 
     def add(self, decisions: Decisions, is_fraud: NDArray[np.int8], *, first_row: int) -> None:
@@ -88,27 +96,31 @@ class ScoreLog:
 
         The number counts duplicates.
         """
-        self._parts.append(
-            (
-                is_fraud,
-                decisions.transactions.event_time_ms,
-                self._cards.of(decisions.transactions.keys[0]),
-                decisions.actions.astype(np.int8),
-                decisions.transactions.amount_minor,
-                decisions.rows + first_row,
-                np.full(len(decisions), decisions.label_offset, np.int64),
-                decisions.scores,
-                *decisions.challengers.values(),
-            )
+        given = (
+            is_fraud,
+            decisions.transactions.event_time_ms,
+            self._cards.of(decisions.transactions.keys[0]),
+            decisions.actions,
+            decisions.transactions.amount_minor,
+            decisions.rows + first_row,
+            decisions.label_offset,
+            decisions.scores,
+            *decisions.challengers.values(),
         )
+        start, self._count = self._count, self._count + len(decisions)
+        while self._count > len(self._columns[0]):
+            for place, column in enumerate(self._columns):
+                self._columns[place] = np.empty(2 * len(column), column.dtype)
+                self._columns[place][:start] = column[:start]
+        for column, values in zip(self._columns, given, strict=True):
+            column[start : self._count] = values
 
     def columns(self) -> ScoreColumns | None:
         """Give what was kept; of no events there is nothing."""
-        if not self._parts:
+        if not self._count:
             return None
-        joined = [np.concatenate(column) for column in zip(*self._parts, strict=True)]
-        self._parts = [tuple(joined)]
-        is_fraud, times, cards, actions, amounts, rows, labels, *scores = joined
+        filled = [column[: self._count] for column in self._columns]
+        is_fraud, times, cards, actions, amounts, rows, labels, *scores = filled
         return ScoreColumns(
             is_fraud=is_fraud,
             event_time_ms=times,

@@ -136,6 +136,11 @@ class Numerals(_Texts):
         return str(self.values[row])
 
 
+def coded(texts: Sequence[str], vocabulary: Vocabulary) -> Coded:
+    """Give a column as numbers, of its own vocabulary where it has one."""
+    return texts if isinstance(texts, Coded) else vocabulary.coded(texts)
+
+
 def taken(texts: Sequence[str], rows: NDArray[np.int64]) -> Sequence[str]:
     """Give the texts of these rows, in their order."""
     return texts.take(rows) if isinstance(texts, _Texts) else [texts[row] for row in rows]

@@ -129,7 +129,7 @@ def ids(column: Column) -> Sequence[str]:
         for place in np.flatnonzero(long).tolist():
             wrong[place] = holds_card_number(str(numbers[place]))
         column.check(wrong, "a token", got="a card number")
-        return Numerals(numbers)
+        return Numerals(numbers.copy())
     texts = _texts(column.values)
     _check_ids(column, texts, np.arange(len(texts)))
     return texts

@@ -266,8 +266,10 @@ def _batch(wanted: _Wanted, frame: pd.DataFrame, first_row: int) -> EventBatch:
 
     times = columns.times(column(schema.event_time))
 
-    def ids(entity: Entity) -> Coded:
+    def ids(entity: Entity) -> Sequence[str]:
         name = entity.field
+        if name == schema.event_id:
+            return columns.ids(column(name))
         if entity.tokenise and wanted.tokeniser is not None:
             tokens = columns.tokens(column(name), times, wanted.tokeniser)
             return words[name].coded(tokens)

@@ -17,8 +17,8 @@ from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.errors import CommitError, DataError, SchemaError
 from pipeline.events import Transactions
 from pipeline.features import FeatureKernel
+from pipeline.memory_ids import MemoryIds
 from pipeline.profiles import PROBES, LearnedProfiles, MemoryProfiles, probe_table
-from pipeline.recent_ids import MemoryIds
 from pipeline.schema import DECLINED, load_schema, parse_schema
 from pipeline.settings import Settings
 from pipeline.stored_rows import check_probe_bytes, check_probes

@@ -17,7 +17,7 @@ from pipeline.events import Transactions
 from pipeline.features import feature_table
 from pipeline.feedback import MemoryWaiting, went_through
 from pipeline.incumbent import Incumbent, IncumbentFields, IncumbentReader
-from pipeline.recent_ids import MemoryIds
+from pipeline.memory_ids import MemoryIds
 from pipeline.records import DecisionRecord, decode_decisions, encode_record
 from pipeline.replay import Replay, ReplayOptions
 from pipeline.schema import Schema, parse_schema

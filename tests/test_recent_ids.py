@@ -14,9 +14,11 @@ from pipeline.engine import Engine, Version
 from pipeline.errors import SettingError
 from pipeline.events import Transactions
 from pipeline.feedback import MemoryWaiting
+from pipeline.memory_ids import MemoryIds
 from pipeline.profiles import LearnedProfiles, MemoryProfiles
-from pipeline.recent_ids import MemoryIds, contents_of, digests_of
+from pipeline.recent_ids import Sieve, contents_of, digests_of
 from pipeline.settings import Settings
+from pipeline.texts import Numerals, Vocabulary
 from tests.strategies import CARD, MONDAY_MS, visits
 
 SECOND_MS = 1_000
@@ -203,6 +205,41 @@ def test_batches_of_any_size_sift_as_the_rule_says(
         conflicts += [start + row for row in found[2]]
 
     assert (fresh, duplicates, conflicts) == by_the_book(batch)
+
+
+def of_numbers(batch: Transactions, kind: int) -> Transactions:
+    """Give the same events with ids that are whole numbers, as texts or not, keys coded or not."""
+    numbers = [int(key[1:]) for key in batch.transaction_id]
+    texts: Sequence[str] = Numerals(np.array(numbers)) if kind % 2 else list(map(str, numbers))
+    words = [Vocabulary() for _ in batch.keys]
+    keys = [item.coded(ids) for item, ids in zip(words, batch.keys, strict=True)]
+    return replace(batch, transaction_id=texts, keys=tuple(keys) if kind > 1 else batch.keys)
+
+
+@given(STREAMS, st.integers(1, 60), st.lists(st.integers(0, 3), min_size=60, max_size=60))
+def test_what_ids_and_keys_are_made_of_changes_nothing(
+    events: list[tuple[int, int, int, int]], size: int, kinds: list[int]
+) -> None:
+    batch, ids, others = stream_of(events), MemoryIds(Settings()), MemoryIds(Settings())
+    for start, kind in zip(range(0, len(batch), size), kinds, strict=False):
+        part = batch.slice(start, min(start + size, len(batch)))
+
+        assert sifted(of_numbers(part, kind), others) == sifted(part, ids)
+
+
+@given(STREAMS, st.integers(1, 60))
+def test_memory_sifts_as_the_rule_of_redis_does(
+    events: list[tuple[int, int, int, int]], size: int
+) -> None:
+    batch, ids, sieve = stream_of(events), MemoryIds(Settings()), Sieve(WINDOW_MS)
+    known: dict[bytes, bytes] = {}
+    for start in range(0, len(batch), size):
+        part = batch.slice(start, min(start + size, len(batch)))
+        found, entries = sieve.sift(part, digests_of(part), known)
+        known |= entries
+
+        expected = (found.fresh.tolist(), found.duplicates, found.conflicts.tolist())
+        assert sifted(part, ids) == expected
 
 
 def engine() -> Engine:

@@ -23,6 +23,7 @@ from pipeline.errors import SnapshotError
 from pipeline.events import Transactions
 from pipeline.features import FeatureKernel
 from pipeline.learner import Learner
+from pipeline.memory_ids import MemoryIds
 from pipeline.profiles import (
     LearnedProfiles,
     ProfileView,
@@ -33,7 +34,6 @@ from pipeline.profiles import (
     probe_table,
     traffic_table,
 )
-from pipeline.recent_ids import MemoryIds
 from pipeline.records import decode_decisions, decode_examples
 from pipeline.schema import Schema
 from pipeline.sealing import read_sealed

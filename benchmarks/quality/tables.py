@@ -99,7 +99,7 @@ def champion_of(run: Replay) -> tuple[NDArray[np.float64], Truth]:
     assert columns is not None, "a stream without events"
     scores = next(iter(columns.scores.values()))
     return scores, Truth(
-        columns.is_fraud, columns.event_time_ms, columns.card, columns.amount_minor
+        columns.is_fraud, columns.event_time_ms, columns.card.astype(np.int64), columns.amount_minor
     )
 
 

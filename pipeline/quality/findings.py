@@ -182,7 +182,10 @@ def _curve(log: ScoreColumns) -> Iterator[LearningStep]:
     known = log.is_fraud >= 0
     for name, scores in log.scores.items():
         yield from learning_curve(
-            name, scores[known], log.is_fraud[known] == 1, log.labels_known[known]
+            name,
+            scores[known],
+            log.is_fraud[known] == 1,
+            log.labels_known[known].astype(np.int64),
         )
 
 

@@ -14,7 +14,7 @@ from consumers.redis_store import RedisStore
 from pipeline.commit import Change, Stored
 from pipeline.durations import DAY_MS
 from pipeline.events import Transactions
-from pipeline.recent_ids import MemoryIds
+from pipeline.memory_ids import MemoryIds
 from pipeline.settings import Settings
 from tests.strategies import MONDAY_MS, traffic, visits
 
