@@ -9,8 +9,7 @@ pass over the same events.
 'wrong_partition at $.card_id: expected partition 3, got 0'
 """
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,8 +19,9 @@ from pipeline.partitioner import partition_of
 from pipeline.schema import Schema
 from pipeline.settings import Settings
 
-# The partition of so many keys is remembered, about 20 MB.
+# So many keys are known to be ours without being hashed again, about 15 MB.
 KEYS_REMEMBERED_MAX = 131_072
+COLUMNS_MIN = 6
 
 
 class Admission:
@@ -29,7 +29,7 @@ class Admission:
 
     def __init__(self, schema: Schema, settings: Settings, partition: int) -> None:
         self._schema, self._settings, self._partition = schema, settings, partition
-        self._place = lru_cache(maxsize=KEYS_REMEMBERED_MAX)(_place_among(settings.partitions))
+        self._ours: set[str] = set()
 
     def admit(
         self,
@@ -43,6 +43,18 @@ class Admission:
         `rows` says which record each event of the batch came from, `appended_ms` when each record
         arrived in Kafka, and `record_keys` what key it came with.
         """
+        if self._are_ordinary(batch, rows, appended_ms, record_keys):
+            return batch, rows, []
+        return self.admit_each(batch, rows, appended_ms, record_keys)
+
+    def admit_each(
+        self,
+        batch: Transactions,
+        rows: list[int],
+        appended_ms: Sequence[int | None],
+        record_keys: Sequence[bytes | None],
+    ) -> tuple[Transactions, list[int], list[Rejected]]:
+        """Look at one event after the other, which says what `admit` has to give."""
         problems: list[tuple[int, Problem]] = []
         times = batch.event_time_ms.tolist()
         for place, (row, key, time_ms) in enumerate(zip(rows, batch.keys[0], times, strict=True)):
@@ -56,14 +68,42 @@ class Admission:
         kept = np.delete(np.arange(len(batch)), [place for place, _ in problems])
         return batch.take(kept), [rows[place] for place in kept], rejected
 
+    def _are_ordinary(
+        self,
+        batch: Transactions,
+        rows: list[int],
+        appended_ms: Sequence[int | None],
+        record_keys: Sequence[bytes | None],
+    ) -> bool:
+        """Say whether all are seen to be admitted at once; for a few, to look at each is faster."""
+        if len(batch) < COLUMNS_MIN:
+            return False
+        keys = batch.keys[0]
+        if len(rows) < len(record_keys):
+            appended_ms = [appended_ms[row] for row in rows]
+            record_keys = [record_keys[row] for row in rows]
+        if list(map(str.encode, keys)) != list(record_keys) or None in appended_ms:
+            return False
+        if not self._ours.issuperset(keys):
+            new = set(keys) - self._ours
+            if any(self._place(key) != self._partition for key in new):
+                return False
+            self._remember(new)
+        # Of the events, the first and the last after their arrival say whether all are in time.
+        ahead_ms = batch.event_time_ms - np.array(appended_ms, dtype=np.int64)
+        return not any(self._untimely(int(end), 0) for end in (ahead_ms.max(), ahead_ms.min()))
+
     def problem(self, key: str, *, time_ms: int, appended_ms: int | None) -> Problem | None:
         """Say why an event is not admitted; `None` where it is."""
         return self._untimely(time_ms, appended_ms) or self.misplaced(key)
 
     def misplaced(self, key: str) -> Problem | None:
         """Say why a key is not ours: its history and labels are in its partition alone."""
+        if key in self._ours:
+            return None
         place = self._place(key)
         if place == self._partition:
+            self._remember({key})
             return None
         field = f"$.{self._schema.partition_key}"
         return Problem("wrong_partition", field, f"partition {place}", f"{self._partition}")
@@ -94,6 +134,10 @@ class Admission:
             return Problem("out_of_time", field, limit, f"{days:.1f} days before it")
         return None
 
+    def _remember(self, keys: set[str]) -> None:
+        if len(self._ours) + len(keys) > KEYS_REMEMBERED_MAX:
+            self._ours.clear()
+        self._ours |= keys
 
-def _place_among(partitions: int) -> Callable[[str], int]:
-    return lambda key: partition_of(key.encode(), partitions)
+    def _place(self, key: str) -> int:
+        return partition_of(key.encode(), self._settings.partitions)

@@ -1,6 +1,8 @@
 """Which transactions are admitted: those of their own partition, at a time that can be."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.admission import Admission
 from pipeline.durations import DAY_MS
@@ -49,3 +51,37 @@ def test_the_time_of_an_event_is_held_against_its_arrival(
     )
 
     assert (problem and problem.reason) == reason
+
+
+KEYS = [f"c{number}" for number in range(40)]
+OUR_KEYS = [key for key in KEYS if partition_of(key.encode(), 4) == OURS]
+ORDINARY = st.tuples(st.sampled_from(OUR_KEYS), st.just(0), st.just("own"))
+ODD = st.tuples(
+    st.sampled_from(KEYS),
+    st.sampled_from([300_000, 300_001, -30 * DAY_MS, -30 * DAY_MS - 1, None]),
+    st.sampled_from(["own", "none", "other", "bytes"]),
+)
+
+
+@given(st.lists(st.lists(st.one_of(ORDINARY, ORDINARY, ORDINARY, ODD), max_size=12)), st.booleans())
+def test_a_batch_is_admitted_as_its_events_are_one_by_one(
+    batches: list[list[tuple[str, int | None, str]]], is_decoded_whole: bool
+) -> None:
+    admission = Admission(CARD, SETTINGS, OURS)
+    for records in batches:
+        batch = visits([MONDAY_MS] * len(records), cards=[key for key, _, _ in records])
+        forms = {"none": None, "other": b"x", "bytes": b"\xff"}
+        keys = [forms.get(form, key.encode()) for key, _, form in records]
+        times = [None if ahead is None else MONDAY_MS - ahead for _, ahead, _ in records]
+        rows = list(range(len(records)))
+        if not is_decoded_whole:
+            # Behind a record that was refused.
+            keys, times, rows = [b"y", *keys], [0, *times], [row + 1 for row in rows]
+
+        kept, kept_rows, rejected = admission.admit(batch, rows, times, keys)
+        # Of nothing that was admitted before.
+        expected = Admission(CARD, SETTINGS, OURS).admit_each(batch, rows, times, keys)
+
+        assert (kept.transaction_id, kept_rows, rejected) == (
+            expected[0].transaction_id, *expected[1:],
+        )  # fmt: skip
