@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo docs dashboards latency million handbook fuzz waiting recent-ids simulate mutants guarantee chaos soak bench bench-quality
+.PHONY: help setup test lint demo docs dashboards million handbook fuzz waiting recent-ids simulate mutants guarantee chaos soak bench bench-quality
 
 BIN := .venv/bin
 STAMP := .venv/.made
@@ -42,9 +42,6 @@ docs: setup ## Write docs/reference.md from the tables in the code
 dashboards: setup ## Write the dashboard, and what its expressions are in a run with Prometheus
 	@$(BIN)/python -m dashboards.build > dashboards/fraudstream.json
 	@$(BIN)/python -m dashboards.observe > dashboards/EXPRESSIONS.md
-
-latency: setup ## Measure produce-to-decision latency at 1,000 events/s
-	@$(BIN)/python -m benchmarks.latency $(ARGS)
 
 million: setup ## Send a million transactions and their labels through, account for every one
 	@$(BIN)/python -m benchmarks.million $(ARGS)

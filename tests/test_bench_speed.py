@@ -96,6 +96,9 @@ def test_what_became_slower_beside_the_naive_rival_is_said() -> None:
     )
     assert verdict(rows(), rows()) == (["2 figures are as they were"], False)
     assert not verdict(rows(), rows(events_per_cpu_second=70_000.0))[1]
+    # Figures of two runs say nothing of each other.
+    mixed = kept(rows(), {"run": "a later one"}, {"worker": rows()["rows"]["worker"]["rounds"]}, {})
+    assert verdict(rows(), mixed) == (["0 figures are as they were"], False)
     assert verdict({}, rows()) == (["nothing is committed yet to compare with"], False)
 
 

@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -71,6 +72,7 @@ def _shown(found: Found) -> str:
 
 def _about(bench: Bench, rounds: int) -> dict[str, Any]:
     return {
+        "run": datetime.now(UTC).isoformat(timespec="seconds"),
         "cores": bench.cores.words,
         "rounds": rounds,
         "events": bench.events,
@@ -110,6 +112,9 @@ def main(
     before = committed(RESULT)
     with TemporaryDirectory(prefix="fraudstream-bench-") as folder:
         bench = Bench(cores, events, short, Path(folder))
+        if not short:
+            say("== compiling what is not compiled yet")
+            bench.compile()
         given, failed = run_rows(bench, rows, rounds)
         found = kept(load(out), _about(bench, rounds), given, failed)
     save(out, found)

@@ -11,12 +11,17 @@ from typing import Any
 
 from benchmarks.speed.cores import Cores, pinning
 from benchmarks.speed.material import Material
-from benchmarks.speed.place import OURS, Place, fresh_place
+from benchmarks.speed.place import OURS, ROOT, Place, fresh_place
 from pipeline.schema import load_schema
 from producers.writing import write_events
 from stack.services import PROGRAM
 
 Found = dict[str, float]
+# What a worker does before it is ready.
+WARM_UP = (
+    "from benchmarks.speed.place import OURS; from pipeline.schema import load_schema; "
+    "from pipeline.warm_up import warm_up; warm_up(load_schema(OURS.schema), OURS)"
+)
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,12 @@ class Bench:
         """The events, made when they are first wanted."""
         return Material(OURS, self.events)
 
-    @cached_property
-    def are_kernels_ready(self) -> bool:
-        """Compile what is not compiled yet, when it is first asked, so that no row does."""
+    def compile(self) -> None:
+        """Compile what is not compiled yet, so that no row has to."""
         given = ["replay", "--simulate", "--days", "9", "--json", "--models", OURS.model]
-        command = [sys.executable, "-c", pinning(self.cores.rival) + PROGRAM, *given]
-        return not subprocess.run(command, capture_output=True, check=False).returncode
+        for program, arguments in ((WARM_UP, []), (PROGRAM, given)):
+            command = [sys.executable, "-c", pinning(self.cores.rival) + program, *arguments]
+            subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
 
     @cached_property
     def file(self) -> Path:

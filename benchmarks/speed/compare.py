@@ -68,8 +68,15 @@ def changes(before: Results, now: Results) -> Iterator[Change]:
 
 
 def _multiple(rows: Mapping[str, Any], row: str, figure: str) -> float | None:
+    """Give a rate beside the naive rival's; `None` where the two are not of one run."""
+    if row not in rows or NAIVE not in rows or _run(rows[row]) != _run(rows[NAIVE]):
+        return None
     naive, value = middle(rows, NAIVE, figure), middle(rows, row, figure)
     return value / naive if naive and value else None
+
+
+def _run(row: Mapping[str, Any]) -> object:
+    return row["about"].get("run")
 
 
 def said(change: Change) -> str:

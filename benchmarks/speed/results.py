@@ -20,6 +20,7 @@ Results = dict[str, Any]
 # Each figure of the answer, with the row and the name it has there.
 FIGURES = {
     "worker_events_per_second": ("worker", "events_per_second"),
+    "worker_events_per_second_with_labels": ("worker", "events_per_second_with_labels"),
     "worker_events_per_cpu_second": ("worker", "events_per_cpu_second"),
     "worker_cpu_us_per_event": ("worker", "worker_cpu_us"),
     "redis_cpu_us_per_event": ("worker", "redis_cpu_us"),

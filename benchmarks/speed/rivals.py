@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -35,7 +36,11 @@ def worker(bench: Bench) -> Found:
                 labels = -(-events // EVENTS_A_LABEL)
                 found["labels_joined_share"] = joined / labels
                 found |= _commands(before, commands_of(place), events)
+                ended = time.perf_counter()
                 watch("labels", started, training.count, labels, pids, unit="labels")
+                # Labels that were put off are made up for: then all that was asked is done.
+                more = time.perf_counter() - ended
+                found["events_per_second_with_labels"] = found["events"] / (found["seconds"] + more)
         check_clean(place, ends.count(), events)
     return found
 
