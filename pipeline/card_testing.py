@@ -17,7 +17,6 @@ exact in more than nine cases of ten, and at 100 the standard error is 3 (`docs/
 """
 
 import math
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,8 +24,14 @@ from numpy.typing import NDArray
 
 from models.compiled import kernel
 from pipeline.durations import HOUR_MS
-from pipeline.profiles import HOUR_SLOTS, SEEN_BITS, SEEN_SLOTS, Record, Structured
-from pipeline.texts import worked_out
+from pipeline.profiles import (
+    HOUR_SLOTS,
+    SEEN_BITS,
+    SEEN_SLOTS,
+    Record,
+    Structured,
+    counterpart_hashes,
+)
 
 SEEN_BYTES = SEEN_BITS // 8
 # How many bits of each byte are set.
@@ -35,23 +40,20 @@ SET_BITS = np.array([value.bit_count() for value in range(256)], dtype=np.int64)
 
 def places_of(ids: Sequence[str]) -> NDArray[np.int64]:
     """Give the bit of each id in a sketch, evenly spread, however alike the ids are."""
-    return worked_out(ids, _places_of)
-
-
-def _places_of(ids: Sequence[str]) -> NDArray[np.int64]:
-    return spread(np.array([zlib.crc32(key.encode()) for key in ids], dtype=np.int64))
+    return spread(counterpart_hashes(ids))
 
 
 @kernel
 def spread(hashes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Give the bit of each CRC: those of ids that differ in their last digit make a pattern.
+    """Give the bit of each id by its hash (`counterpart_hashes`).
 
-    It is the end of MurmurHash3.
+    It is the end of MurmurHash3: a CRC gives ids that differ in their last digit places of a
+    pattern.
     """
     places = np.empty(len(hashes), np.int64)
     low = np.uint64(0xFFFFFFFF)
     for row in range(len(hashes)):
-        found = np.uint64(hashes[row])
+        found = np.uint64(hashes[row]) & low
         found ^= found >> np.uint64(16)
         found = (found * np.uint64(0x85EBCA6B)) & low
         found ^= found >> np.uint64(13)

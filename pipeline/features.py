@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.card_testing import places_of, probe_kernel
+from pipeline.card_testing import places_of, probe_kernel, spread
 from pipeline.errors import SchemaError
 from pipeline.events import Transactions
 from pipeline.feature_kernels import (
@@ -333,7 +333,7 @@ class FeatureKernel:
             column += ALIKE_WIDTH
         if self._small_minor is not None:
             small, declined = amounts <= self._small_minor, self._declined(batch)
-            places = [places_of(batch.keys[1]), places_of(batch.keys[0])]
+            places = [spread(others), places_of(batch.keys[0])]
             for number, part in enumerate(view.probes):
                 of_other, rows = places[min(number, 1)], part.values
                 hours, seen = rows["hours"], rows["seen"]
