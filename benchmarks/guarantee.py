@@ -32,6 +32,7 @@ from consumers.control_feed import ControlFeed
 from consumers.dead_letters import InputRecord
 from consumers.model_feed import ModelFeed
 from consumers.outbox_publisher import OutboxPublisher
+from consumers.redis_profiles import ProfileCache
 from consumers.redis_store import RedisStore
 from consumers.rules_file import RulesFile
 from consumers.scorer import Parts, Scorer
@@ -143,6 +144,7 @@ class Bench:
             settings=self._settings,
             schema=self._schema,
             store=store,
+            profiles=ProfileCache(store, self._schema),
             publish=self._publisher.publish,
             kafka_servers=self._endpoints.kafka_servers,
             feed=ModelFeed(self._endpoints.kafka_servers, self._schema, self._settings, counts),

@@ -49,7 +49,7 @@ class Partition:
     """The ids of one partition, looked up and taken by one commit after the other."""
 
     def __init__(self, store: RedisStore, settings: Settings) -> None:
-        self._store, self._ids = store, RedisIds(store, settings)
+        self._store, self._ids = store, RedisIds(settings)
         self._steps = 0
         self.taken = 0
         self.load_seconds = self.commit_seconds = self.empty_seconds = 0.0
@@ -61,7 +61,8 @@ class Partition:
             batch = batch_of(first)
             watermark_ms = int(batch.event_time_ms[0]) - STEP_MS
             began = await self._seconds()
-            await self._ids.load(batch, watermark_ms=watermark_ms)
+            asked = self._ids.ask(batch, watermark_ms=watermark_ms)
+            self._ids.answer(await self._store.known_ids(asked))
             self.load_seconds += await self._seconds() - began
             found = self._ids.sift(batch)
             assert len(found.fresh) == BATCH, "every id is new"

@@ -32,6 +32,7 @@ from consumers.lease import Lease
 from consumers.model_feed import Versions
 from consumers.outbox_publisher import OutboxPublisher
 from consumers.published_before import landed_before
+from consumers.redis_profiles import ProfileCache
 from consumers.redis_store import RedisStore
 from consumers.rules_file import RulesFile
 from consumers.scorer import Parts, Scorer
@@ -84,6 +85,7 @@ class Backfill:
             settings=settings,
             schema=schema,
             store=self.store,
+            profiles=ProfileCache(self.store, schema),
             publish=self._publish,
             kafka_servers=kafka_servers,
             feed=self._feed,

@@ -19,6 +19,7 @@ from consumers.backfill_run import RUN_KEY, Run
 from consumers.labeller import load_pending
 from consumers.log_reader import LogReader
 from consumers.redis_client import as_bytes
+from consumers.redis_ids import packed_places
 from consumers.redis_store import RedisStore, stored_number
 from consumers.waiting_store import load_entries
 from pipeline.commit import Change, Input, OutboxRecord
@@ -177,14 +178,14 @@ async def _meet_batch(
     met: Met,
 ) -> None:
     digests, contents = digests_of(batch), contents_of(batch)
-    entries = await store.known_ids(digests)
+    known = await store.known_ids(packed_places(digests))
     indexed, _ = await load_entries(store, partition, batch.transaction_id)
     key = f"wm:{partition}"
     watermark_ms = stored_number(key, await store.redis.get(key))
     floor = (watermark_ms - window_ms_of(settings)) // 1000
     times = batch.event_time_ms.tolist()
     for row, transaction_id in enumerate(batch.transaction_id):
-        entry, waits = entries.get(digests[row]), indexed.get(transaction_id)
+        entry, waits = known.get(row), indexed.get(transaction_id)
         is_known = entry is not None and seconds_of(entry) >= floor
         is_decided = is_known or (waits is not None and waits.is_decided)
         if is_before[row] and is_decided:

@@ -1,210 +1,322 @@
-"""Profiles of the worker: rows are fetched for a batch before it is decided, changed rows go back
-in its commit.
+"""Profiles of the worker: a fold of the log `additions`, held by the process for its partitions.
 
-The partition key's rows have one writer, so they stay in memory while the partition is ours.
-Shared and learned rows have others, and are read anew for every batch, together with the training
-offset that the learned rows were folded to.
+The commit of a batch appends what its events add to the rows of their entities, in one entry of the
+log, and changes no row. A process holds the rows that it needs, folded up to one place of the log;
+the load of a batch brings the entries since, and the rows in Redis of ids that are not held. So all
+that was committed counts, whoever committed it, and nothing else: a batch works on a copy of its
+rows, and its own additions come back by the log like everybody's.
+
+Now and then a process writes all rows back that were added to (`write_back`), whereupon the log up
+to there is not needed any more. What labels teach has one writer, the trainer, who says in the log
+`taught` of which ids it has changed something (`docs/decisions/0060-shared-rows-as-a-log.md`).
 """
 
-from collections.abc import Sequence
+import asyncio
+import itertools
+import secrets
+from collections import deque
+from collections.abc import Mapping, Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from redis.asyncio import Redis
 
-from consumers.redis_client import as_bytes
-from consumers.redis_store import stored_number
-from consumers.redis_types import check_missing
-from pipeline.card_testing import places_of
+from consumers.entity_rows import EntityRows, Wanted
+from consumers.redis_store import ENTRIES_AT_ONCE, Answer, LogEntry, Mark, RedisStore
+from pipeline.additions import additions_of, packed, unpacked
 from pipeline.commit import Change
-from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.events import Transactions
-from pipeline.profiles import (
-    BUCKET,
-    DAY_SLOTS,
-    HOUR_SLOTS,
-    ProfileView,
-    Rows,
-    Table,
-    bucket_table,
-    learned_table,
-    opened,
-    probe_table,
-    traffic_table,
-)
+from pipeline.profiles import ProfileView, Table
 from pipeline.schema import Schema
-from pipeline.stored_rows import (
-    check_probe_bytes,
-    check_probes,
-    check_ring_bytes,
-    check_rings,
-    sealed,
-    unsealed,
-)
+from pipeline.stored_rows import damaged, sealed, unsealed
 
-# Beyond so many rows in memory a partition's cache starts anew: a row is some 300 bytes.
-CACHED_ROWS_MAX = 200_000
-# One BUCKETS change for each id, as the script unpacks it: the slot and what is added to it.
-BUCKET_CHANGE = np.dtype([("slot", "<i4"), *BUCKET.descr])
-# One PROBES change for each id: the hour, whether the amount is small, whether the attempt was
-# declined, the counterpart's bit.
-PROBE_CHANGE = np.dtype([("hour", "<i4"), ("small", "<i4"), ("declined", "<i4"), ("place", "<i4")])
+ADDITIONS = "additions"
+# Beyond so many bytes of rows a process writes back and forgets all: what is needed comes anew.
+CACHED_BYTES_MAX = 64 * 1024 * 1024
+# Rows are written back when the log holds so many events or entries that they lack.
+EVENTS_BEHIND_MAX, ENTRIES_BEHIND_MAX = 100_000, 10_000
+# Ids of one step of that, and entries until the next try of whoever was refused.
+IDS_A_STEP, TRY_AGAIN_ENTRIES = 128, 100
+
+# Steps of the trainer that stay: whoever is further behind forgets all rows.
+LESSONS_KEPT = 300
+
+_START = Mark(0, b"")
+
+
+class ProfileCache:
+    """The rows that the partitions of one process share."""
+
+    def __init__(self, store: RedisStore, schema: Schema) -> None:
+        self._store = store
+        self.schema = schema
+        self._entities = [EntityRows(schema, number) for number in range(len(schema.keyed))]
+        self._by_name = {
+            item.name: row for item, row in zip(schema.keyed, self._entities, strict=True)
+        }
+        self._name, self._made = secrets.token_hex(6), itertools.count()
+        self._life = 0
+        self._try_at = 0
+        self._writing: asyncio.Task[None] | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget all rows, and the place in the logs."""
+        for entity in self._entities:
+            entity.clear()
+        self._life += 1
+        self._additions: Mark | None = None
+        self._lessons: Mark | None = None
+        # All additions after this one to ids that are not held stand aside.
+        self._folded = 0
+        self._behind: deque[tuple[int, int]] = deque()
+        self._events_behind = 0
+        self._label_offset = 0
+
+    def mark(self) -> str:
+        """Make a name for an entry of the log that no other will ever have."""
+        return f"{self._name}:{next(self._made)}"
+
+    async def load(
+        self, keys: Sequence[Sequence[str]], partition: int, asked: bytes = b""
+    ) -> dict[int, bytes]:
+        """Come to the end of the logs, holding the rows of these ids; gives what `asked` found."""
+        if self._writing is not None and self._writing.done():
+            self._writing.result()
+            self._writing = None
+        while True:
+            answer = await self._read(keys, partition, asked)
+            if answer is not None:
+                self._write_back_if_due()
+                return answer.known
+
+    async def _read(
+        self, keys: Sequence[Sequence[str]], partition: int, asked: bytes
+    ) -> Answer | None:
+        """Ask once; `None` where it has to be done again."""
+        # Whoever stands nowhere comes to the end of the log before there is a place for rows.
+        ids = keys if self._additions is not None else [[] for _ in keys]
+        wanted = [
+            item.wanted(part, partition) for item, part in zip(self._entities, ids, strict=True)
+        ]
+        names = [key for item in wanted for key in item.keys]
+        life, folded = self._life, self._folded
+        additions, lessons = self._additions, self._lessons
+        answer = await self._store.read(additions, lessons, names, asked)
+        if life != self._life or (additions is None) != (self._additions is None):
+            return None
+        if answer.folded < folded:
+            # The store was put back.
+            self.forget()
+        elif self._follow(answer, additions, lessons):
+            return self._take(answer, wanted) if ids is keys else None
+        return None
+
+    def _take(self, answer: Answer, wanted: Sequence[Wanted]) -> Answer:
+        """Take the rows that came along."""
+        first = 0
+        for entity, item in zip(self._entities, wanted, strict=True):
+            last = first + len(item.keys)
+            entity.load(item, answer.values[first:last], folded=answer.folded)
+            first = last
+        return answer
+
+    def _follow(self, answer: Answer, additions: Mark | None, lessons: Mark | None) -> bool:
+        """Take what is new of the logs; says whether the rows beside it are of our own place."""
+        if additions is None:
+            additions = self._begin(answer)
+            if _after(additions, answer.additions) is None:
+                raise damaged(ADDITIONS, f"an entry after {additions.number} is missing")
+        added = _after(additions, answer.additions)
+        taught = _after(lessons or _last(answer.lessons), answer.lessons)
+        if added is None or taught is None:
+            # Trimmed beyond our place, or of another history: the store was put back.
+            self.forget()
+            return False
+        assert self._additions is not None and self._lessons is not None
+        for entry in added:
+            if entry.mark.number > self._additions.number:
+                self._fold(entry)
+        if answer.folded > self._folded:
+            self._settle(answer.folded)
+        read = added[-1].mark if added else additions
+        if read.number < answer.newest and len(answer.additions) < ENTRIES_AT_ONCE:
+            raise damaged(ADDITIONS, f"entries after {read.number} are missing")
+        learned = taught[-1].mark if taught else lessons or self._lessons
+        if learned.number > self._lessons.number:
+            self._learn(answer.learned)
+            self._lessons = learned
+        is_current = answer.folded == self._folded and learned.number == self._lessons.number
+        if not is_current or read.number < answer.newest or len(taught) >= ENTRIES_AT_ONCE - 1:
+            return False
+        self._label_offset = answer.label_offset
+        return True
+
+    def _begin(self, answer: Answer) -> Mark:
+        """Stand where all rows in Redis stand."""
+        first = answer.additions[0].mark if answer.additions and answer.folded else _START
+        if first.number != answer.folded:
+            raise damaged(
+                ADDITIONS, f"entry {answer.folded}, up to which rows hold all, is missing"
+            )
+        self._additions, self._lessons = first, _last(answer.lessons)
+        self._folded = answer.folded
+        return first
+
+    def _fold(self, entry: LogEntry) -> None:
+        try:
+            added = unpacked(unsealed(ADDITIONS, entry.content))
+        except (ValueError, IndexError) as error:
+            raise damaged(ADDITIONS, f"entry {entry.mark.number} is none: {error}") from error
+        for entity in self._entities:
+            entity.fold(entry.mark.number, added)
+        self._additions = entry.mark
+        self._behind.append((entry.mark.number, len(added)))
+        self._events_behind += len(added)
+
+    def _learn(self, rows: Mapping[bytes, bytes | None]) -> None:
+        for name, blob in rows.items():
+            _, entity, key = name.decode().split(":", 2)
+            self._by_name[entity].learn([key], [blob])
+
+    def _settle(self, folded: int) -> None:
+        self._folded = folded
+        while self._behind and self._behind[0][0] <= folded:
+            self._events_behind -= self._behind.popleft()[1]
+        for entity in self._entities:
+            entity.settle(folded)
+
+    def open(self, batch: Transactions) -> ProfileView:
+        """Give the rows of a batch that `load` has just brought, writable: a copy."""
+        first, *others = [
+            entity.open(ids) for entity, ids in zip(self._entities, batch.keys, strict=True)
+        ]
+        opened = [first, *others]
+        probed = len(self.schema.probed)
+        return ProfileView(
+            traffic=first[0][0],
+            shared=tuple(rows[0] for rows, _ in others),
+            learned=tuple(learned for _, learned in opened),
+            label_offset=self._label_offset,
+            probes=tuple(rows[1] for rows, _ in opened[:probed]),
+        )
+
+    def _write_back_if_due(self) -> None:
+        is_due = self._events_behind > EVENTS_BEHIND_MAX or len(self._behind) > ENTRIES_BEHIND_MAX
+        is_due = is_due or self._nbytes > CACHED_BYTES_MAX
+        if is_due and self._writing is None and self._number >= self._try_at:
+            self._writing = asyncio.ensure_future(self._try_to_write())
+
+    async def _try_to_write(self) -> None:
+        if not await self.write_back():
+            self._try_at = self._number + TRY_AGAIN_ENTRIES
+        # Not before: what was added to rows is read again from where all rows stand.
+        if self._nbytes > CACHED_BYTES_MAX:
+            self.forget()
+
+    @property
+    def _nbytes(self) -> int:
+        return sum(entity.nbytes for entity in self._entities)
+
+    @property
+    def _number(self) -> int:
+        return self._additions.number if self._additions is not None else 0
+
+    async def write_back(self) -> bool:
+        """Write all rows that were added to; `False` where another is at it."""
+        life, folded, target = self._life, self._folded, self._number
+        writer = self.mark()
+        if target == folded or not await self._store.begin_writing(writer, folded=folded):
+            return False
+        for number, entity in enumerate(self._entities):
+            for partition, ids in entity.aside().items():
+                for first in range(0, len(ids), IDS_A_STEP):
+                    keys: list[list[str]] = [[] for _ in self._entities]
+                    keys[number] = ids[first : first + IDS_A_STEP]
+                    while await self._read(keys, partition, b"") is None:
+                        pass
+            if life != self._life:
+                return False
+            slots = entity.changed_since(folded).tolist()
+            for first in range(0, len(slots), IDS_A_STEP):
+                if life != self._life:
+                    return False
+                pairs = list(entity.stored(slots[first : first + IDS_A_STEP], self._number))
+                if not await self._store.write_rows(writer, pairs):
+                    return False
+        return await self._store.end_writing(writer, folded=target)
+
+    async def end(self) -> None:
+        """Wait for the rows that are being written."""
+        if self._writing is not None:
+            await self._writing
 
 
 class RedisProfiles:
     """The profiles of one partition."""
 
-    def __init__(self, redis: Redis, schema: Schema, partition: int) -> None:
-        self._redis = redis
-        self._partition = partition
-        self._names = tuple(item.name for item in schema.keyed)
-        self._traffic = traffic_table()
-        self._shared: tuple[Table, ...] = ()
-        self._learned: tuple[Table, ...] = ()
-        self._probed = tuple(entity.name for entity in schema.probed)
-        self._small_minor = schema.small_amount_minor
-        self._probes: tuple[Table, ...] = ()
-        self._label_offset = 0
+    def __init__(self, cache: ProfileCache, partition: int) -> None:
+        self._cache, self._partition = cache, partition
 
-    def forget(self) -> None:
-        """Drop what is cached: another owner may have changed it."""
-        self._traffic.clear()
-
-    async def load(self, batch: Transactions) -> None:
-        """Fetch the rows of a batch's entities, all as of one moment."""
-        if len(self._traffic) > CACHED_ROWS_MAX:
-            self.forget()
-        self._shared = tuple(bucket_table() for _ in self._names[1:])
-        self._learned = tuple(learned_table() for _ in self._names)
-        self._probes = tuple(probe_table() for _ in self._probed)
-        wanted = self._wanted(batch)
-        keys = [key for _, _, keys in wanted for key in keys]
-        offset, *blobs = await self._redis.mget(["pos:training", *keys])
-        missing = [key for key, blob in zip(keys, blobs, strict=True) if blob is None]
-        await check_missing(self._redis, missing)
-        # The trainer's position is `offset:step`.
-        self._label_offset = stored_number("pos:training", as_bytes(offset).partition(b":")[0])
-        found = iter(blobs)
-        for table, ids, names in wanted:
-            rows = [
-                (key, name, as_bytes(blob))
-                for key, name, blob in zip(ids, names, found, strict=False)
-                if blob is not None
-            ]
-            if rows and table in self._shared:
-                _load_rings(table, rows)
-            elif rows and table in self._probes:
-                _load_probes(table, rows)
-            elif rows:
-                load_rows(table, rows)
-
-    def _wanted(self, batch: Transactions) -> list[tuple[Table, list[str], list[str]]]:
-        """List the ids, and their Redis keys, of each table's rows that we do not have."""
-        cards = [key for key in dict.fromkeys(batch.keys[0]) if key not in self._traffic]
-        wanted = [(self._traffic, cards, [f"c:{self._partition}:{key}" for key in cards])]
-        for table, name, given in zip(self._shared, self._names[1:], batch.keys[1:], strict=True):
-            ids = list(dict.fromkeys(given))
-            wanted.append((table, ids, [f"r:{name}:{key}" for key in ids]))
-        for table, name, given in zip(self._learned, self._names, batch.keys, strict=True):
-            ids = list(dict.fromkeys(given))
-            wanted.append((table, ids, [f"l:{name}:{key}" for key in ids]))
-        # Card testing is of entities alone, which come before the categories.
-        for table, name, given in zip(self._probes, self._probed, batch.keys, strict=False):
-            ids = list(dict.fromkeys(given))
-            wanted.append((table, ids, [f"p:{name}:{key}" for key in ids]))
-        return wanted
+    async def load(self, batch: Transactions, asked: bytes = b"") -> dict[int, bytes]:
+        """Fetch the rows of a batch's entities; gives what was found of the ids `asked` for."""
+        return await self._cache.load(batch.keys, self._partition, asked)
 
     def open(self, batch: Transactions) -> ProfileView:
         """Give the rows that `load` fetched for the batch, writable."""
-        traffic = self._traffic.slots(batch.keys[0])
-        return ProfileView(
-            traffic=Rows(self._traffic.rows, traffic),
-            shared=opened(self._shared, batch.keys[1:]),
-            learned=opened(self._learned, batch.keys),
-            label_offset=self._label_offset,
-            probes=opened(self._probes, batch.keys),
-        )
+        return self._cache.open(batch)
 
     def changes(self, decided: Transactions, unusual: NDArray[np.int8]) -> list[Change]:
         """Give what the commit of decided events must store; `unusual` is of their amounts."""
         if not len(decided):
             return []
-        cards = dict.fromkeys(decided.keys[0])
-        prefix = f"c:{self._partition}:"
-        pairs: list[str | bytes] = []
-        for key in cards:
-            pairs += (prefix + key, sealed(prefix + key, self._traffic.blob(key)))
-        changes: list[Change] = [("MSET", *pairs)]
-        for name, ids in zip(self._names[1:], decided.keys[1:], strict=True):
-            changes += _bucket_changes(name, ids, decided, unusual)
-        if self._small_minor is not None:
-            changes += _probe_changes(self._probed, decided, self._small_minor)
-        return changes
+        added = additions_of(decided, unusual, self._cache.schema, partition=self._partition)
+        return [("ADDED", self._cache.mark(), sealed(ADDITIONS, packed(added)))]
 
 
-_Loaded = Sequence[tuple[str, str, bytes]]
-"""Ids, their keys in Redis, and what stands there."""
+def taught_change(step: int, names: Sequence[str], lists: Sequence[Sequence[str]]) -> Change:
+    """Give the trainer's word of which rows it has changed: ids, a list for each named entity.
+
+    Steps follow each other, so that a reader sees whether he has missed one.
+    """
+    keys = [
+        f"l:{name}:{key}"
+        for name, ids in zip(names, lists, strict=True)
+        for key in dict.fromkeys(ids)
+    ]
+    by, packed_keys = secrets.token_hex(6), msgspec.msgpack.encode(keys)
+    return (
+        "XADD",
+        "taught",
+        "MAXLEN",
+        "~",
+        LESSONS_KEPT,
+        f"{step}-0",
+        "by",
+        by,
+        "keys",
+        packed_keys,
+    )
 
 
-def load_rows(table: Table, loaded: _Loaded) -> None:
-    """Set rows from their stored forms, if those are whole."""
+def _last(entries: Sequence[LogEntry]) -> Mark:
+    return entries[-1].mark if entries else _START
+
+
+def _after(mark: Mark, entries: Sequence[LogEntry]) -> list[LogEntry] | None:
+    """Give the entries after a place, if that is there, and all after it; else `None`."""
+    if mark.number:
+        if not entries or entries[0].mark != mark:
+            return None
+        entries = entries[1:]
+    wanted = range(mark.number + 1, mark.number + 1 + len(entries))
+    return list(entries) if [item.mark.number for item in entries] == list(wanted) else None
+
+
+def load_rows(table: Table, loaded: Sequence[tuple[str, str, bytes]]) -> None:
+    """Set rows from ids, keys and stored forms, if those are whole."""
     if not loaded:
         return
     size = table.rows[:1].nbytes
     rows = [unsealed(name, stored, size=size) for _, name, stored in loaded]
     table.load([key for key, _, _ in loaded], rows)
-
-
-def _load_rings(table: Table, loaded: _Loaded) -> None:
-    """Set rings from their stored forms, if those can be; a short one is empty at its end."""
-    for _, name, stored in loaded:
-        check_ring_bytes(name, stored)
-    ids = [key for key, _, _ in loaded]
-    table.load(ids, [stored for _, _, stored in loaded])
-    check_rings([name for _, name, _ in loaded], table.rows[table.slots(ids)])
-
-
-def _load_probes(table: Table, loaded: _Loaded) -> None:
-    """Set rows of card testing from their stored forms, if those can be."""
-    for _, name, stored in loaded:
-        check_probe_bytes(name, stored)
-    ids = [key for key, _, _ in loaded]
-    table.load(ids, [stored for _, _, stored in loaded])
-    check_probes([name for _, name, _ in loaded], table.rows[table.slots(ids)])
-
-
-def _bucket_changes(
-    name: str, ids: Sequence[str], decided: Transactions, unusual: NDArray[np.int8]
-) -> list[Change]:
-    """Pack each id's additions to its ring: one to an hour and one to a day for each event."""
-    added = np.zeros((len(decided), 2), dtype=BUCKET_CHANGE)
-    for place, (first, slots, width) in enumerate(
-        ((0, HOUR_SLOTS, HOUR_MS), (HOUR_SLOTS, DAY_SLOTS, DAY_MS))
-    ):
-        buckets = decided.event_time_ms // width
-        added["slot"][:, place] = first + buckets % slots
-        added["bucket"][:, place] = buckets
-        added["amount"][:, place] = decided.amount_minor
-        added["unusual"][:, place] = unusual
-    added["count"] = 1
-    packed: dict[str, list[bytes]] = {}
-    for row, key in enumerate(ids):
-        packed.setdefault(key, []).append(added[row].tobytes())
-    return [("BUCKETS", f"r:{name}:{key}", b"".join(parts)) for key, parts in packed.items()]
-
-
-def _probe_changes(names: Sequence[str], decided: Transactions, small_minor: int) -> list[Change]:
-    """Pack what each id's row of card testing is told of each event."""
-    added = np.zeros(len(decided), dtype=PROBE_CHANGE)
-    added["hour"] = decided.event_time_ms // HOUR_MS
-    added["small"] = decided.amount_minor <= small_minor
-    if decided.declined is not None:
-        added["declined"] = decided.declined
-    changes: list[Change] = []
-    for number, (name, ids) in enumerate(zip(names, decided.keys, strict=False)):
-        added["place"] = places_of(decided.keys[0 if number else 1])
-        packed: dict[str, list[bytes]] = {}
-        for row, key in enumerate(ids):
-            packed.setdefault(key, []).append(added[row].tobytes())
-        changes += [("PROBES", f"p:{name}:{key}", b"".join(parts)) for key, parts in packed.items()]
-    return changes

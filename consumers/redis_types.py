@@ -18,8 +18,7 @@ FOREIGN = "FOREIGN"
 # Goes before the commit script, and ends it before its first change.
 CHECK_SCRIPT = """
 do
-    local kinds = {HSET='hash', HDEL='hash', HINCRBY='hash', ZADD='zset', BUCKETS='string',
-        PROBES='string'}
+    local kinds = {HSET='hash', HDEL='hash', HINCRBY='hash', ZADD='zset', XADD='stream'}
     local of_partition = {index='hash', ledger='hash', review='zset', alert='hash'}
     local with_partition = {INDEX=true, VERDICT=true, OUTCOME=true, SWEEP=true, ALERTS=true}
     local seen = {}
@@ -40,7 +39,9 @@ do
                 problem = problem or foreign(key .. ':' .. p, kind)
             end
         end
-        if name == 'VERDICT' then
+        if name == 'ADDED' then
+            problem = problem or foreign('shared', 'hash') or foreign('additions', 'stream')
+        elseif name == 'VERDICT' then
             problem = problem or foreign('w:' .. p .. ':' .. ARGV[at + 4], 'hash')
         elseif name == 'OUTCOME' then
             problem = problem or foreign('w:' .. p .. ':' .. ARGV[at + 3], 'hash')

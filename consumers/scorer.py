@@ -4,7 +4,6 @@ Its position is `offset:step`: the next offset of `transactions`, and 1 once a s
 has put into the index where the last decisions landed. Usually the next batch does that.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -18,7 +17,7 @@ from consumers.lane import Part, own_code
 from consumers.model_feed import Versions
 from consumers.redis_client import as_bytes
 from consumers.redis_ids import RedisIds
-from consumers.redis_profiles import RedisProfiles
+from consumers.redis_profiles import ProfileCache, RedisProfiles
 from consumers.redis_store import RedisStore, stored_number
 from consumers.rules_file import RulesFile
 from consumers.timing import timed
@@ -74,6 +73,7 @@ class Parts:
     settings: Settings
     schema: Schema
     store: RedisStore
+    profiles: ProfileCache
     publish: Publish
     kafka_servers: str
     feed: Feed
@@ -93,9 +93,9 @@ class Scorer(Part):
         self._schema = parts.schema
         self._decoder = TransactionDecoder(parts.schema)
         self._admission = Admission(parts.schema, parts.settings, partition)
-        self._profiles = RedisProfiles(parts.store.redis, parts.schema, partition)
+        self._profiles = RedisProfiles(parts.profiles, partition)
         # Labels are joined by the labeller, from Redis.
-        self._ids = RedisIds(parts.store, parts.settings)
+        self._ids = RedisIds(parts.settings)
         waiting = MemoryWaiting(1)
         self._engine = Engine(parts.schema, parts.settings, self._profiles, waiting, self._ids)
         self._topic = parts.prefix + TRANSACTIONS
@@ -111,8 +111,7 @@ class Scorer(Part):
         return self.position
 
     async def _start_over(self) -> None:
-        """Forget what is cached, and stand where the store stands."""
-        self._profiles.forget()
+        """Stand where the store stands."""
         key = f"wm:{self._partition}"
         self._watermark_ms = stored_number(key, await self._parts.store.redis.get(key))
         key = f"breaker:{self._partition}"
@@ -131,10 +130,8 @@ class Scorer(Part):
             rejected += refused
         late = int((batch.event_time_ms < self._watermark_ms - LATE_MS).sum())
         with timed(counts, "read"):
-            # Side by side: one wait for both.
-            await asyncio.gather(
-                self._profiles.load(batch), self._ids.load(batch, watermark_ms=self._watermark_ms)
-            )
+            asked = self._ids.ask(batch, watermark_ms=self._watermark_ms)
+            self._ids.answer(await self._profiles.load(batch, asked))
         with timed(counts, "decide"), own_code():
             in_force = self._parts.feed.in_force
             if in_force is None:

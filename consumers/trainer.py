@@ -35,7 +35,7 @@ from consumers.model_feed import CHAMPION_KEY, Champion, WindowPlace
 from consumers.model_topic import read_models
 from consumers.outbox_publisher import OutboxPublisher
 from consumers.redis_client import as_bytes
-from consumers.redis_profiles import load_rows
+from consumers.redis_profiles import load_rows, taught_change
 from consumers.redis_store import RedisStore
 from consumers.redis_types import check_missing
 from consumers.watchdog import keep_watching_the_loop
@@ -92,12 +92,7 @@ class Trainer:
         self._store = RedisStore(redis_url, retry_seconds_max=settings.retry_seconds_max)
         self._publisher = OutboxPublisher(kafka_servers)
         owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._input = Input(
-            self._store,
-            self._publisher.publish,
-            name=TRAINING,
-            owner=owner,
-        )
+        self._input = Input(self._store, self._publisher.publish, name=TRAINING, owner=owner)
         self._lease = Lease(self._store.redis, TRAINING, owner)
         self._learner = self._new_learner(self._fresh_models(), {})
         self._places = Places()
@@ -301,7 +296,7 @@ class Trainer:
         fresh = self._learner.fresh(_examples(records))
         await self._load_rows(fresh)
         await self._learn(fresh, records)
-        if not await self._commit(self._row_changes(fresh), self._due_records()):
+        if not await self._commit(self._row_changes(fresh), self._due_records(), fresh):
             return False
         self._count(fresh, time.perf_counter() - started)
         self.counts.duplicates += self._learner.counts["duplicate"] - before["duplicate"]
@@ -322,12 +317,20 @@ class Trainer:
         records = self._due_records()
         return not records or await self._commit([], records)
 
-    async def _commit(self, changes: list[Change], records: list[OutboxRecord]) -> bool:
+    async def _commit(
+        self,
+        changes: list[Change],
+        records: list[OutboxRecord],
+        learned: Sequence[TrainingExample] = (),
+    ) -> bool:
         # Every step has a position of its own, so that one that only publishes is fenced as well.
         self._steps += 1
         position = f"{self._learner.offset}:{self._steps}"
         place = msgspec.json.encode(_window_place(self._learner.place))
-        if not await self._input.commit(position, records, [*changes, ("SET", PLACE_KEY, place)]):
+        # Whoever holds rows that change here hears of it, step by step.
+        taught = taught_change(self._steps, self._entities, self._learner.keys(learned))
+        changes = [*changes, ("SET", PLACE_KEY, place), taught]
+        if not await self._input.commit(position, records, changes):
             logger.warning("another trainer is at work: this one was refused, and stands by")
             self.counts.refused += 1
             return False

@@ -31,6 +31,7 @@ from consumers.lane import Lane
 from consumers.model_feed import ModelFeed
 from consumers.outbox_publisher import OutboxPublisher
 from consumers.outcome_reader import OutcomeReader
+from consumers.redis_profiles import ProfileCache
 from consumers.redis_store import RedisStore
 from consumers.rules_file import RulesFile
 from consumers.scorer import Parts, Scorer
@@ -103,6 +104,7 @@ class Worker:
             settings=settings,
             schema=schema,
             store=self._store,
+            profiles=ProfileCache(self._store, schema),
             publish=self._publish,
             kafka_servers=kafka_servers,
             feed=self._feed,

@@ -85,6 +85,24 @@ def probe_kernel(
 
 
 @kernel
+def record_probes(
+    hours: Structured,
+    seen: Structured,
+    slots: NDArray[np.int32],
+    times: NDArray[np.int64],
+    small: NDArray[np.bool_],
+    declined: NDArray[np.bool_],
+    places: NDArray[np.int64],
+) -> None:
+    """Record events as `probe_kernel` does, without reading; a slot below 0 is passed over."""
+    for row in range(times.size):
+        slot = slots[row]
+        if slot >= 0:
+            hour = times[row] // HOUR_MS
+            add_probe(hours[slot], seen[slot], hour, small[row], declined[row], places[row])
+
+
+@kernel
 def add_probe(
     hours: Record, seen: Record, hour: int, small: int, declined: int, place: int
 ) -> None:

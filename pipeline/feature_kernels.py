@@ -188,6 +188,25 @@ def _record_traffic(profile: Record, time: int, amount: float, counterpart: int)
 
 
 @kernel
+def record_traffic(
+    profiles: Structured,
+    slots: NDArray[np.int32],
+    times: NDArray[np.int64],
+    amounts: NDArray[np.int64],
+    counterparts: NDArray[np.int64],
+    unusual: NDArray[np.int8],
+) -> None:
+    """Record events as `traffic_kernel` does, without reading; a slot below 0 is passed over."""
+    for row in range(times.size):
+        if slots[row] >= 0:
+            profile = profiles[slots[row]]
+            _decay_traffic(profile, times[row])
+            _record_traffic(profile, times[row], float(amounts[row]), counterparts[row])
+            for span in range(3):
+                profile.unusual[span] += unusual[row]
+
+
+@kernel
 def shared_kernel(
     rings: Structured,
     slots: NDArray[np.int32],
@@ -201,10 +220,29 @@ def shared_kernel(
     for row in range(times.size):
         ring = rings[slots[row]]
         _read_ring(ring, times[row], float(amounts[row]), out[row, column:])
-        hour = times[row] // HOUR_MS
-        day = times[row] // DAY_MS
-        add_to_bucket(ring, hour % HOUR_SLOTS, hour, 1, amounts[row], unusual[row])
-        add_to_bucket(ring, HOUR_SLOTS + day % DAY_SLOTS, day, 1, amounts[row], unusual[row])
+        _record_shared(ring, times[row], amounts[row], unusual[row])
+
+
+@kernel
+def record_shared(
+    rings: Structured,
+    slots: NDArray[np.int32],
+    times: NDArray[np.int64],
+    amounts: NDArray[np.int64],
+    unusual: NDArray[np.int8],
+) -> None:
+    """Record events as `shared_kernel` does, without reading; a slot below 0 is passed over."""
+    for row in range(times.size):
+        if slots[row] >= 0:
+            _record_shared(rings[slots[row]], times[row], amounts[row], unusual[row])
+
+
+@kernel
+def _record_shared(ring: Record, time: int, amount: int, unusual: int) -> None:
+    hour = time // HOUR_MS
+    day = time // DAY_MS
+    add_to_bucket(ring, hour % HOUR_SLOTS, hour, 1, amount, unusual)
+    add_to_bucket(ring, HOUR_SLOTS + day % DAY_SLOTS, day, 1, amount, unusual)
 
 
 @kernel

@@ -3,8 +3,10 @@
 import numpy as np
 
 from models import make_model
+from pipeline.additions import additions_of, kinds_of, packed, unpacked
 from pipeline.engine import Engine, Version
 from pipeline.events import Label, Transactions
+from pipeline.features import unusual_amounts
 from pipeline.feedback import MemoryWaiting
 from pipeline.learner import Learner
 from pipeline.profiles import MemoryProfiles
@@ -33,7 +35,13 @@ def warm_up(schema: Schema, settings: Settings) -> None:
         currency=["EUR"],
         numbers=np.full((1, len(schema.numbers)), np.nan, dtype=np.float32),
     )
-    waiting.add(engine.decide(event))
+    decisions = engine.decide(event)
+    waiting.add(decisions)
+    unusual = unusual_amounts(decisions.features, schema)
+    added = unpacked(packed(additions_of(event, unusual, schema, partition=0)))
+    for number in range(len(schema.keyed)):
+        for kind in kinds_of(schema, number):
+            kind.record(kind.empty(1), np.zeros(1, np.int32), added.columns)
     label = Label("l", "t", "k", True, "simulated", TIME_MS)
     examples = [item.example(partition=0) for item in engine.label([label], training_seq=0)]
     learner.learn(learner.fresh(examples))

@@ -27,13 +27,13 @@ OF_SCRIPTS = ("evalsha", "eval", "script|load")
 RUN = "backfill"
 OF_WORKER = (
     *(*OF_CHECK, *OF_SCRIPTS, "exists", "type", "get", "mget", "set", "mset"),
-    *("getrange", "setrange", "hget", "hmget", "hgetall", "hset", "hsetnx", "hincrby"),
-    *("hdel", "zadd", "zrem", "zcard", "zpopmin", "setbit"),
+    *("hget", "hmget", "hgetall", "hset", "hsetnx", "hincrby", "hdel"),
+    *("zadd", "zrem", "zcard", "zpopmin", "xadd", "xrange", "xrevrange", "xtrim"),
 )
 KEYS_OF_WORKER = (
     *("pos:*", "out:*", "torn:*", "c:*", "r:*", "l:*", "w:*", "index:*", "wm:*", "wi:*"),
     *("model:*", "d:*", "ids", "review:*", "alert:*", "te:*", "again:*", "pend:*"),
-    *("ledger:*", "place:training", "breaker:*", "p:*", RUN),
+    *("ledger:*", "place:training", "breaker:*", "p:*", "additions", "shared", "taught", RUN),
 )
 
 
@@ -81,10 +81,10 @@ ROLES: dict[str, Role] = {
         {TRAINING: (READ,), MODELS: (READ, WRITE), CONTROLS: (READ,)},
         commands=(
             *(*OF_CHECK, *OF_SCRIPTS, "exists", "type", "get", "mget", "set", "mset"),
-            *("del", "pexpire"),
+            *("del", "pexpire", "xadd"),
         ),
         keys=("pos:training", "out:training", "torn:training", "place:training", "l:*")
-        + ("lease:training", RUN),
+        + ("lease:training", "taught", RUN),
     ),
     "backfill": Role(
         "`backfill`",
@@ -145,11 +145,12 @@ def sample_commands(role: Role) -> Iterator[tuple[str, tuple[str, ...]]]:
         "msetnx": ("K", "x"), "scan": ("0",), "lrange": ("K", "0", "0"), "sscan": ("K", "0"),
         "zscan": ("K", "0"), "xrange": ("K", "-", "+"),
         "get": ("K",), "mget": ("K",), "set": ("K", "x"), "mset": ("K", "x"),
-        "getrange": ("K", "0", "1"), "setrange": ("K", "0", "x"), "hget": ("K", "f"),
+        "hget": ("K", "f"), "xadd": ("K", "*", "f", "x"), "xrevrange": ("K", "+", "-"),
+        "xtrim": ("K", "MAXLEN", "9"),
         "hmget": ("K", "f"), "hgetall": ("K",), "hset": ("K", "f", "x"),
         "hsetnx": ("K", "f", "x"), "hincrby": ("K", "f", "1"), "hdel": ("K", "f"),
         "hscan": ("K", "0"), "zadd": ("K", "1", "x"), "zrem": ("K", "x"), "zcard": ("K",),
-        "zpopmin": ("K",), "setbit": ("K", "0", "1"),
+        "zpopmin": ("K",),
         "zrevrange": ("K", "0", "0"), "del": ("K",), "pexpire": ("K", "1000"),
         "eval": ("return 1", "0"), "evalsha": ("0" * 40, "0"), "script|load": ("return 1",),
         "config|get": ("appendonly",),

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 
 from pipeline.card_testing import SET_BITS, add_probe, estimated, places_of
 from pipeline.durations import DAY_MS, HOUR_MS
-from pipeline.errors import CommitError, DataError, SchemaError
+from pipeline.errors import DataError, SchemaError
 from pipeline.events import Transactions
 from pipeline.features import FeatureKernel
 from pipeline.memory_ids import MemoryIds
-from pipeline.profiles import PROBES, LearnedProfiles, MemoryProfiles, probe_table
+from pipeline.profiles import PROBES, LearnedProfiles, MemoryProfiles
 from pipeline.schema import DECLINED, load_schema, parse_schema
 from pipeline.settings import Settings
-from pipeline.stored_rows import check_probe_bytes, check_probes
 from pipeline.transactions import TransactionDecoder
 from producers.datasets import read_events
 from producers.encoding import TransactionEncoder
@@ -215,7 +214,6 @@ def test_a_row_is_the_same_after_any_order_of_its_events(events: list[Probed], c
     row = recorded(shuffled)
 
     assert row.tobytes() == recorded(sorted(events)).tobytes()
-    check_probes(["p:terminal:m1"], row)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3 * DAY_MS), st.integers(0, 5), st.integers(0, 400)),
@@ -402,35 +400,3 @@ def test_a_first_entity_that_never_comes_twice_has_no_card_testing() -> None:
 
     with pytest.raises(SchemaError, match="comes more than once"):
         parse_schema(text, place="mine")
-
-
-# 572 is the length of a whole row of before declined attempts were counted.
-@pytest.mark.parametrize("length", [0, 16, 400, 467, 469, 572, 740])
-def test_a_stored_row_ends_where_a_sketch_ends(length: int) -> None:
-    with pytest.raises(CommitError, match=f"p:card:c1 .* it has {length} bytes"):
-        check_probe_bytes("p:card:c1", bytes(length))
-
-
-@pytest.mark.parametrize(
-    ("part", "field", "value"),
-    [("hours", "bucket", 1), ("hours", "small", 3), ("hours", "count", -1),
-     ("hours", "declined", 3), ("hours", "declined", -1), ("seen", "bucket", 1),
-     ("seen", "bits", 0)],
-)  # fmt: skip
-def test_a_row_that_no_event_can_have_written_is_refused(part: str, field: str, value: int) -> None:
-    row = recorded([(0, True, True, 1), (0, False, False, 2)])
-    slot = np.flatnonzero(row[part]["bucket"][0])[0]
-    row[part][field][0, slot] = value
-
-    with pytest.raises(CommitError, match="p:card:c1 .* no event can have written"):
-        check_probes(["p:card:c1"], row)
-
-
-def test_a_row_comes_back_from_its_stored_form() -> None:
-    table, other = probe_table(), probe_table()
-    row = recorded([(0, True, True, 1), (1, False, False, 2)])
-    other.load(["a"], [row.tobytes()])
-    table.load(["a"], [other.blob("a")[:536]])
-
-    check_probe_bytes("p:card:a", other.blob("a")[:536])
-    assert table.blob("a")[:536] == row.tobytes()[:536]

@@ -3,12 +3,34 @@
 The copy is for runs that judge the same end many times, and for tests that spoil it.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from redis import Redis
 
+from consumers.redis_profiles import ProfileCache
+from consumers.redis_store import RedisStore
+from pipeline.schema import Schema
+
 ASKED_AT_ONCE = 5_000
+
+
+def write_rows_back(url: str, schema: Schema) -> None:
+    """Bring all rows to the end of the log, as workers do in their time, so that they can be seen.
+
+    A writer that died at it is not waited for.
+    """
+
+    async def whole() -> None:
+        store = RedisStore(url, retry_seconds_max=10.0)
+        await store.redis.hdel("shared", "writer")
+        cache = ProfileCache(store, schema)
+        await cache.load([[] for _ in schema.keyed], 0)
+        await cache.write_back()
+        await store.close()
+
+    asyncio.run(whole())
 
 
 class Held(Protocol):

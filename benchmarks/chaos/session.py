@@ -16,7 +16,7 @@ from kafka import KafkaConsumer, TopicPartition
 from benchmarks.chaos.books import READ_ORDER, Books
 from benchmarks.chaos.checker import INPUTS, Finding, judge
 from benchmarks.chaos.cluster import KAFKA, REDIS, Cluster
-from benchmarks.chaos.held import Held, LiveStore
+from benchmarks.chaos.held import Held, LiveStore, write_rows_back
 from benchmarks.chaos.traffic import Feeder, Sent, Stream, TrafficOptions
 from benchmarks.chaos.watch import ProgressWatch
 from consumers.log_reader import LogReader
@@ -178,6 +178,7 @@ class Session:
         while True:
             before = self.rest()
             self.read_on()
+            write_rows_back(self.settings.redis_url, self.schema)
             findings = judge(
                 self.books, held or LiveStore(self.redis), self.schema, self.settings.partitions
             )

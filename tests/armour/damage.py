@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.stored_rows import VERSION
+from pipeline.stored_rows import VERSION, sealed
 
 Reader = Literal["profiles", "store", "index", "commit", "pending"]
 Change = bytes | Literal["missing", "list"] | Callable[[bytes], bytes]
@@ -52,16 +52,9 @@ def _one_further(stored: bytes) -> bytes:
     return b"%d:%s" % (int(offset) + 1, rest)
 
 
-def _elsewhere(stored: bytes) -> bytes:
-    """Move every slot of a ring by one."""
-    return stored[-20:] + stored[:-20]
-
-
 _CARD, _RING, _LEARNED, _PROBES = "c:0:c1", "r:terminal:m1", "l:card:c1", "p:card:c1"
 _INPUT = "transactions:0"
 _NO_SUM = "its checksum does not fit"
-_NO_SLOT = "a slot holds what no event can have written"
-_NO_PROBE = "it holds what no event can have written"
 _NOT_OF_POSITION = "it does not belong to position 2:0"
 
 DAMAGE = (
@@ -75,20 +68,35 @@ DAMAGE = (
     Damage("card: a text", _CARD, b"hello", "profiles", _NO_SUM),
     Damage("card: of another kind", _CARD, "list", "profiles", "it holds a list"),
     Damage("ring: missing", _RING, "missing", "profiles", ""),
-    Damage("ring: truncated", _RING, _cut, "profiles", "expected up to 56 slots of 20"),
-    Damage("ring: too long", _RING, lambda stored: stored * 60, "profiles", "up to 56 slots"),
-    Damage("ring: garbage", _RING, b"\xa5" * 1120, "profiles", _NO_SLOT),
-    Damage("ring: slots moved", _RING, _elsewhere, "profiles", _NO_SLOT),
+    Damage("ring: truncated", _RING, _cut, "profiles", _NO_SUM),
+    Damage("ring: longer", _RING, _longer, "profiles", _NO_SUM),
+    Damage("ring: a bit flipped", _RING, flipped, "profiles", _NO_SUM),
+    Damage("ring: garbage", _RING, b"\xa5" * 1120, "profiles", _NO_SUM),
     Damage("ring: of another kind", _RING, "list", "profiles", "it holds a list"),
-    Damage("ring: of another kind when committed", _RING, "list", "commit", "it holds a list"),
     Damage("card testing: missing", _PROBES, "missing", "profiles", ""),
-    Damage("card testing: truncated", _PROBES, _cut, "profiles", "expected 400 and 1 to 4 times"),
-    Damage("card testing: garbage", _PROBES, b"\xa5" * 672, "profiles", _NO_PROBE),
-    Damage("card testing: moved", _PROBES, lambda stored: stored[-68:] + stored[:-68], "profiles",
-           _NO_PROBE),
+    Damage("card testing: truncated", _PROBES, _cut, "profiles", _NO_SUM),
+    Damage("card testing: a bit flipped", _PROBES, flipped, "profiles", _NO_SUM),
     Damage("card testing: of another kind", _PROBES, "list", "profiles", "it holds a list"),
-    Damage("card testing: of another kind when committed", _PROBES, "list", "commit",
+    Damage("additions: missing", "additions", "missing", "profiles", "hold all, is missing"),
+    Damage("additions: empty", "additions", b"", "profiles", "it has 0 bytes"),
+    Damage("additions: truncated", "additions", _cut, "profiles", _NO_SUM),
+    Damage("additions: a bit flipped", "additions", flipped, "profiles", _NO_SUM),
+    Damage("additions: no additions", "additions", sealed("additions", b"\x93\x00\x90"), "profiles",
+           "entry 2 is none"),
+    Damage("additions: of another kind", "additions", "list", "profiles", "additions"),
+    Damage("additions: of another kind when committed", "additions", "list", "commit",
            "it holds a list"),
+    Damage("number of additions: garbage", "shared", b"many", "profiles", "shared",
+           field=b"additions"),
+    Damage("number of additions: garbage when committed", "shared", b"many", "commit",
+           "a commit broke off halfway", field=b"additions"),
+    Damage("number of additions: too high", "shared", b"7", "profiles",
+           "entries after 2 are missing", field=b"additions"),
+    Damage("rows' place in the log: garbage", "shared", b"many", "profiles", "shared",
+           field=b"folded"),
+    Damage("rows' place in the log: beyond it", "shared", b"9", "profiles", "entry 9",
+           field=b"folded"),
+    Damage("shared: of another kind", "shared", "list", "commit", "it holds a list"),
     Damage("learned: missing", _LEARNED, "missing", "profiles", ""),
     Damage("learned: truncated", _LEARNED, _cut, "profiles", _NO_SUM),
     Damage("learned: a bit flipped", _LEARNED, flipped, "profiles", _NO_SUM),

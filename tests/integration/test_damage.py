@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from consumers.labeller import load_pending
-from consumers.redis_profiles import BUCKET_CHANGE, PROBE_CHANGE, RedisProfiles
+from consumers.redis_profiles import ProfileCache, RedisProfiles, taught_change
 from consumers.redis_store import RedisStore
 from consumers.waiting_store import index_changes, load_entries, verdict_change
 from pipeline.commit import Change, OutboxRecord, Stored
@@ -30,33 +30,38 @@ BATCH = visits([MONDAY_MS, MONDAY_MS + 1], cards=["c1", "c2"], terminals=["m1", 
 
 
 class Kept:
-    """A store as a scorer and a labeller of partition 0 leave it."""
+    """A store as a scorer and a labeller of partition 0 leave it, and the trainer."""
 
     def __init__(self, url: str) -> None:
         self.store = RedisStore(url, retry_seconds_max=1.0)
-        self.profiles = RedisProfiles(self.store.redis, CARD, 0)
+        self.profiles = RedisProfiles(ProfileCache(self.store, CARD), 0)
 
     async def fill(self) -> None:
-        """Commit two events, their places in the index, and a label that waits."""
-        await self.profiles.load(BATCH)
-        self.profiles.open(BATCH).traffic.values["first_ms"] = MONDAY_MS
+        """Commit two events twice, between which rows are written back, and a label that waits."""
+        cache = ProfileCache(self.store, CARD)
+        profiles = RedisProfiles(cache, 0)
+        unusual = np.array([0, 1], dtype=np.int8)
         record = OutboxRecord(DECISIONS, 0, b"t1", encode_record(decision("t1")))
         _, verdict = settle(None, label(), training_seq=0)
         row = learned_table()
         row.slots(["c1"])
         changes: list[Change] = [
-            *self.profiles.changes(BATCH, np.array([0, 1], dtype=np.int8)),
+            *profiles.changes(BATCH, unusual),
             *index_changes(0, [(record, 5)], limit=100),
             verdict_change(0, "t2", verdict),
             ("MSET", "l:card:c1", sealed("l:card:c1", row.blob("c1")), "pos:training", "7:1"),
             ("HSET", "pend:0", "t1/l1", sealed("pend:0 t1/l1", b"\x93\x01\xc0\xc4\x01x")),
             ("HINCRBY", "ledger:0", "learned", 1),
+            taught_change(1, ["card"], [["c1"]]),
         ]
-        assert await self.store.commit(NAME, None, Stored("2:0", b"outbox"), changes)
+        assert await self.store.commit(NAME, None, Stored("1:0", b"outbox"), changes)
+        await profiles.load(BATCH)
+        assert await cache.write_back()
+        changes = [*profiles.changes(BATCH, unusual), taught_change(2, [], [])]
+        assert await self.store.commit(NAME, "1:0", Stored("2:0", b"outbox"), changes)
 
     async def read_profiles(self) -> None:
-        fresh = RedisProfiles(self.store.redis, CARD, 0)
-        await fresh.load(BATCH)
+        await self.profiles.load(BATCH)
 
     async def read_store(self) -> None:
         await self.store.load(NAME)
@@ -69,11 +74,9 @@ class Kept:
 
     async def commit_more(self) -> None:
         """Commit as one does who read the rows before they were damaged."""
-        added = np.zeros(1, dtype=BUCKET_CHANGE)
         changes: list[Change] = [
             ("MSET", "c:0:c9", b"row"),
-            ("BUCKETS", "r:terminal:m1", added.tobytes()),
-            ("PROBES", "p:card:c1", np.array([(1, 0, 0, 0)], dtype=PROBE_CHANGE).tobytes()),
+            ("ADDED", "name", b"rows"),
             ("HINCRBY", "ledger:0", "learned", 1),
         ]
         await self.store.commit(NAME, "2:0", Stored("3:0", b"outbox"), changes)
@@ -105,7 +108,11 @@ def damage(client: redis.Redis, row: Damage) -> None:
     if key == "w:0":
         place = place_of("t1")
         key, field = f"w:0:{place.bucket}", place.field
-    before = client.hget(key, field) if field else client.get(key) if row.change != "list" else b""
+    if key == "additions" and row.change not in ("missing", "list"):
+        damage_last_entry(client, row)
+        return
+    is_replaced = row.change in ("missing", "list")
+    before = b"" if is_replaced else client.hget(key, field) if field else client.get(key)
     if row.change == "missing":
         assert client.delete(key)
     elif row.change == "list":
@@ -117,6 +124,16 @@ def damage(client: redis.Redis, row: Damage) -> None:
             client.hset(key, field, after)
         else:
             client.set(key, after)
+
+
+def damage_last_entry(client: redis.Redis, row: Damage) -> None:
+    """Do to the last entry of a log what a row says."""
+    entries = client.xrange(row.key)
+    client.delete(row.key)
+    _, last = entries[-1]
+    last[b"rows"] = row.change(last[b"rows"]) if callable(row.change) else row.change
+    for name, fields in entries:
+        client.xadd(row.key, fields, name)
 
 
 def dump(client: redis.Redis) -> dict[bytes, bytes | None]:

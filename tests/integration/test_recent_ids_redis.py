@@ -29,13 +29,14 @@ class Partition:
     def __init__(self, number: int, settings: Settings, run: Run) -> None:
         self.number, self._run = number, run
         self._store = RedisStore(settings.redis_url, retry_seconds_max=5)
-        self._ids = RedisIds(self._store, settings)
+        self._ids = RedisIds(settings)
         self._steps = 0
         self._watermark_ms = 0
 
     def look_up(self, batch: Transactions) -> tuple[list[int], int, list[int]]:
         """Load and sift; gives the fresh rows, the number of duplicates, the conflicting rows."""
-        self._run(self._ids.load(batch, watermark_ms=self._watermark_ms))
+        asked = self._ids.ask(batch, watermark_ms=self._watermark_ms)
+        self._ids.answer(self._run(self._store.known_ids(asked)))
         found = self._ids.sift(batch)
         fresh = batch.event_time_ms[found.fresh]
         self._newest_ms = max(self._watermark_ms, *fresh.tolist(), 0)
