@@ -37,6 +37,8 @@ COSTS = {
     "MB of 100,000 cards in Redis": ("memory", "redis_mb", 0.1),
     "peak MB of a worker": ("worker", "worker_peak_mb", 0.1),
 }
+# Seconds of one machine say nothing of another's.
+TIMED = ("latency-1k", "latency-5k", "start")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,10 @@ def changes(before: Results, now: Results) -> Iterator[Change]:
         values = [_multiple(found.get("rows", {}), row, figure) for found in (before, now)]
         if values[0] and values[1]:
             yield Change(name, values[0], values[1], is_rate=True, margin=margin)
+    is_same = before.get("machine") == now.get("machine")
     for name, (row, figure, margin) in COSTS.items():
+        if not is_same and row in TIMED:
+            continue
         values = [middle(found.get("rows", {}), row, figure) for found in (before, now)]
         if values[0] and values[1]:
             yield Change(name, values[0], values[1], is_rate=False, margin=margin)

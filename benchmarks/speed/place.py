@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,6 +37,7 @@ class Place:
     endpoints: Endpoints
     cores: Cores
     pids: dict[str, int]
+    at_end: ExitStack
 
     @property
     def folder(self) -> Path:
@@ -105,9 +106,9 @@ def fresh_place(cores: Cores, settings: Settings = OURS) -> Iterator[Place]:
     with TemporaryDirectory(prefix="fraudstream-bench-") as folder:
         settings = replace(settings, state_dir=folder)
         stack = Stack(settings, attached=True, say=_quiet)
-        with stack as endpoints:
+        with stack as endpoints, ExitStack() as at_end:
             pids = {item.name: item.pid or 0 for item in stack.status() if item.name in SERVERS}
-            yield Place(settings, endpoints, cores, pids)
+            yield Place(settings, endpoints, cores, pids, at_end)
 
 
 def _quiet(line: str) -> None:

@@ -53,7 +53,9 @@ def check_clean(place: Place, decided: int, events: int) -> None:
 
 def ends_of(place: Place, topic: str, partitions: int | None = None) -> Ends:
     """Give the counter of a topic's records."""
-    return Ends(place.endpoints.kafka_servers, topic, partitions or place.settings.partitions)
+    ends = Ends(place.endpoints.kafka_servers, topic, partitions or place.settings.partitions)
+    place.at_end.callback(ends.close)
+    return ends
 
 
 def commands_of(place: Place) -> dict[str, int]:

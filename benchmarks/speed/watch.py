@@ -8,7 +8,6 @@ compilers and joining a group are in none of them.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import psutil
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -137,8 +136,3 @@ def figures(samples: Sequence[Sample], wanted: int, warm_share: float) -> dict[s
     for name in last.rss:
         found[f"{name}_peak_mb"] = max(item.rss[name] for item in samples) / MB
     return found
-
-
-def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Give the median of each figure over rounds."""
-    return {name: median(found[name] for found in rounds) for name in rounds[0]}
