@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.mutations import Mutator
@@ -131,6 +131,39 @@ def test_a_batch_is_decoded_as_its_records_are_one_by_one(name: str, data: st.Da
     assert same(DECODERS[name].decode(values), DECODERS[name].decode_each(values))
 
 
+DEEP = [[[[[[[[[1]]]]]]]]]
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "reason"),
+    [
+        ("ecommerce", "total", int(CARD_NUMBER), "card_number"),
+        ("ecommerce", "zip", CARD_NUMBER, "card_number"),
+        ("ecommerce", "zip", "", "schema"),
+        ("card", "card_id", f"x-{CARD_NUMBER}", "card_number"),
+        ("card", "terminal_id", "m\n", "schema"),
+        ("card", "currency", "EUX", "schema"),
+        ("card", "amount", "9.505", "schema"),
+        ("card", "event_time", 1_609_718_400, "schema"),
+        ("card", "incumbent_score", DEEP, "malformed"),
+        ("card", "incumbent_action", {"a": {"b": {"c": DEEP}}}, "malformed"),
+        ("card", "x", DEEP, "malformed"),
+        ("card", CARD.response or "", "5/1", "schema"),
+        ("phishing", "https", int(CARD_NUMBER), "card_number"),
+    ],
+)
+def test_an_odd_event_among_ordinary_ones_is_refused_alone(
+    name: str, field: str, value: object, reason: str
+) -> None:
+    events = [ordinary(SCHEMAS[name], number) for number in range(20)]
+    events[7][field] = value
+
+    _, rows, rejected = DECODERS[name].decode([json.dumps(event).encode() for event in events])
+
+    assert [(item.row, item.problem.reason) for item in rejected] == [(7, reason)]
+    assert rows == [row for row in range(20) if row != 7]
+
+
 @pytest.mark.parametrize("beside", [0, 50])
 def test_every_case_of_odd_input_is_decoded_as_by_itself(beside: int) -> None:
     decoder = DECODERS["card"]
@@ -198,6 +231,7 @@ def both(amounts: Sequence[str | float], digits: int) -> list[tuple[int, int | N
     ),
     st.integers(0, 4),
 )
+@example(["999999999.00000001"], 0)
 def test_amounts_of_columns_are_exact(amounts: list[str | float], digits: int) -> None:
     assert all(minor == exact for minor, exact in both(amounts, digits))
 
