@@ -60,12 +60,12 @@ class KeyTable:
     def make_room(self, count: int) -> None:
         """Make sure that so many more entries fit."""
         if self.end + count > len(self.entries):
-            self.keep(self.entries[self.first : self.end], room=count)
+            self._renew(self.entries[self.first : self.end], count)
 
-    def keep(self, entries: Entries, *, room: int = 0) -> None:
-        """Go on with these entries alone, their keys all different."""
+    def _renew(self, entries: Entries, count: int) -> None:
+        """Go on with these entries alone; of those with one key the latest is found."""
         capacity = CAPACITY_MIN
-        while capacity < len(entries) + len(entries) // 2 + room:
+        while capacity < len(entries) + len(entries) // 2 + count:
             capacity *= 2
         kept = np.empty((capacity, entries.shape[1]), np.int64)
         kept[: len(entries)] = entries

@@ -22,8 +22,6 @@ from pipeline.settings import Settings
 
 # What an entry holds beside its key.
 SECONDS, CONTENT, WIDTH = range(1, 4)
-# The seconds of an entry whose id was decided again after it had expired.
-REPLACED = np.iinfo(np.int64).min
 FRESH, DUPLICATE, CONFLICT = range(3)
 SECOND_MS = 1_000
 
@@ -49,7 +47,8 @@ class MemoryIds:
         verdicts = np.empty(len(batch), np.int8)
         self._watermark_ms, known.end, replaced = _sift(
             keys_of(batch.transaction_id), contents_of(batch), batch.event_time_ms,
-            self._window_ms, self._watermark_ms, known.end, known.entries, known.places, verdicts,
+            self._window_ms, self._watermark_ms, known.first, known.end, known.entries,
+            known.places, verdicts,
         )  # fmt: skip
         self._replaced += replaced
         self._prune()
@@ -61,21 +60,18 @@ class MemoryIds:
         )
 
     def _prune(self) -> None:
-        floor = (self._watermark_ms - self._window_ms) // SECOND_MS
+        known, floor = self._known, (self._watermark_ms - self._window_ms) // SECOND_MS
         is_due = floor >= self._pruned_seconds + self._window_ms // SECOND_MS // PRUNED_A_WINDOW
-        is_full = len(self) > self._limit * (1 + 1 / PRUNED_A_WINDOW)
-        if not (is_due or is_full):
-            return
-        entries = self._known.entries[: self._known.end]
-        entries = entries[entries[:, SECONDS] != REPLACED]
-        if is_due:
+        most = self._limit * (1 + 1 / PRUNED_A_WINDOW)
+        if is_due or len(self) > most:
             self._pruned_seconds = floor
-            entries = entries[entries[:, SECONDS] >= floor]
-        if len(entries) > self._limit * (1 + 1 / PRUNED_A_WINDOW):
-            self.dropped += len(entries) - self._limit
-            entries = entries[len(entries) - self._limit :]
-        self._known.keep(entries)
-        self._replaced = 0
+            seconds = known.entries[known.first : known.end, SECONDS]
+            # What was replaced had expired, and goes with all that has.
+            known.forget(int(np.searchsorted(seconds, floor)))
+            self._replaced = 0
+            if len(known) > most:
+                self.dropped += len(known) - self._limit
+                known.forget(len(known) - self._limit)
 
 
 def contents_of(batch: Transactions) -> NDArray[np.int64]:
@@ -103,6 +99,7 @@ def _sift(
     times: NDArray[np.int64],
     window_ms: int,
     watermark_ms: int,
+    first: int,
     end: int,
     entries: Entries,
     places: Places,
@@ -114,13 +111,12 @@ def _sift(
         place = place_of(keys[row], entries, places)
         known = places[place] - 1
         floor = (watermark_ms - window_ms) // SECOND_MS
-        if known >= 0 and entries[known, SECONDS] >= floor:
+        if known >= first and entries[known, SECONDS] >= floor:
             same = entries[known, CONTENT] == contents[row]
             verdicts[row] = DUPLICATE if same else CONFLICT
             continue
-        if known >= 0:
-            entries[known, SECONDS] = REPLACED
-            replaced += 1
+        # The older entry of this id expires first, and the newer is the one that is found.
+        replaced += known >= first
         watermark_ms = max(watermark_ms, times[row])
         entries[end, KEY] = keys[row]
         entries[end, SECONDS] = watermark_ms // SECOND_MS

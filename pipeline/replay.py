@@ -199,7 +199,8 @@ class Replay:
     def run(
         self, batches: Iterable[Labelled], progress: Callable[[ReplayResult], None]
     ) -> ReplayResult:
-        """Replay all batches; an interrupt ends it early, with what was measured until then."""
+        """Replay all batches, once; an interrupt ends it early, with what was measured so far."""
+        assert not self.result.passed, "a replay is one pass"
         started = time.perf_counter()
         try:
             for batch, is_fraud in batches:
@@ -211,6 +212,8 @@ class Replay:
         except KeyboardInterrupt:
             self.result.finished = False
         self.result.seconds = time.perf_counter() - started
+        # Nothing more is learned, and measuring needs the room.
+        self._columns = None
         self.result.quality = self.scores.quality(
             self._options.start_ms, self._options.end_ms, alerts_a_day=self._options.alerts_a_day
         )

@@ -65,12 +65,14 @@ class ScoreColumns:
     def of_model(self, name: str, rows: NDArray[np.bool_]) -> Measured:
         """Give these rows with the scores of one model."""
         frauds = self.is_fraud == 1
+        # A view of all, which costs nothing, where a selection would copy every column.
+        part = slice(None) if rows.all() else rows
         return Measured(
-            scores=self.scores[name][rows],
-            is_fraud=frauds[rows],
-            event_time_ms=self.event_time_ms[rows],
-            card=self.card[rows].astype(np.int64),
-            amount_minor=self.amount_minor[rows],
+            scores=self.scores[name][part],
+            is_fraud=frauds[part],
+            event_time_ms=self.event_time_ms[part],
+            card=self.card[part].astype(np.int64),
+            amount_minor=self.amount_minor[part],
             frauds_known=(self.event_time_ms[frauds], self.card[frauds].astype(np.int64)),
         )
 
