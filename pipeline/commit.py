@@ -98,7 +98,7 @@ Publish = Callable[[Sequence[OutboxRecord]], Awaitable[Awaitable[Sequence[int]]]
 """Hands records over, in their order. What it gives then waits until all of them are acknowledged,
 and gives the offset of each."""
 
-# From this size on an outbox is compressed: decisions are a quarter of their size then, and what a
+# From this size on an outbox is compressed: decisions are a third of their size then, and what a
 # commit costs the store is for the most part the bytes that it must write.
 COMPRESSED_FROM = 4096
 # Of the fast levels, which are negative, the one that costs least in all (docs/decisions/0061).
@@ -281,7 +281,9 @@ def encode_outbox(outbox: Outbox) -> bytes:
     plain = _ENCODER.encode(outbox)
     if len(plain) < COMPRESSED_FROM:
         return plain
-    compressed: bytes = lz4.frame.compress(plain, compression_level=LZ4_LEVEL, store_size=False)
+    compressed: bytes = lz4.frame.compress(
+        plain, compression_level=LZ4_LEVEL, block_linked=False, store_size=False
+    )
     return compressed
 
 
