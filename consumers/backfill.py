@@ -5,10 +5,14 @@ the trainer's own, and only their records come from a file (`pipeline/history.py
 profiles, the index, labels, training examples and models become what they would have become live.
 One step of event time follows the other, and each part of a step its predecessor:
 
-1. The labels that became known before the step are joined.
+1. The labels that became known before the step are joined, with decisions that are in the index.
 2. The trainer learns to the end of its log; its models are in force from now on.
-3. The step's events are decided, one partition after the other.
-4. What was decided is indexed, and decisions that are old enough mature.
+3. The step's events are decided, one partition after the other. Each commit puts into the index
+   what the commit before it decided.
+4. Decisions that are old enough mature.
+
+What was decided last is put into the index by a commit of its own only where somebody is about to
+look there: a label speaks of it, one waits, or decisions mature.
 
 Every part has its fenced position as ever, under names of its own (`backfill.transactions:0`). A
 run that was killed reads the file again and passes over what the positions say is done. Which part
@@ -100,6 +104,10 @@ class Backfill:
         partitions = range(settings.partitions)
         self._scorers = [Scorer(parts, p) for p in partitions]
         self._labellers = [Labeller(parts, p) for p in partitions]
+        # All events before this number are in the index.
+        self._indexed = 0
+        # Whether anything was published that the trainer may not have seen.
+        self._has_examples = True
         self._day: int | None = None
         self._first_ms: int | None = None
 
@@ -156,31 +164,43 @@ class Backfill:
         for chunk in step.chunks:
             for p, records in chunk.items():
                 await self._handle(self._scorers[p], TRANSACTIONS, p, records)
-        for scorer in self._scorers:
-            await scorer.index()
         if step.events:
-            await self._mature(step.last_ms)
+            await self._mature(step)
 
     async def finish(self) -> None:
-        """Publish the models as they are after the last step."""
+        """Index what was decided last, and publish the models as they are after the last step."""
+        await self._index()
         await self._trainer.publish()
+
+    async def _index(self) -> None:
+        """Put all that was decided into the index."""
+        for scorer in self._scorers:
+            await scorer.index()
+            self._check()
+        self._indexed = self._reached
 
     @property
     def _reached(self) -> int:
         return max(scorer.position or 0 for scorer in self._scorers)
 
     async def _learn(self, step: HistoryStep, *, is_new_day: bool) -> None:
+        if step.newest >= self._indexed:
+            await self._index()
         for p, records in step.labels.items():
             await self._handle(self._labellers[p], FEEDBACK, p, records)
-        await self._trainer.learn()
+        if self._has_examples:
+            await self._trainer.learn()
+            self._has_examples = False
         if is_new_day:
             await self._trainer.publish()
         self._feed.in_force = self._trainer.versions
 
-    async def _mature(self, newest_ms: int) -> None:
+    async def _mature(self, step: HistoryStep) -> None:
         """Let labellers do what time has made due, if anything can be."""
         assert self._first_ms is not None
-        is_due = newest_ms - self._settings.maturity_days * DAY_MS >= self._first_ms
+        is_due = step.last_ms - self._settings.maturity_days * DAY_MS >= self._first_ms
+        if is_due or any(labeller.pending for labeller in self._labellers):
+            await self._index()
         for labeller in self._labellers:
             commits = -1
             while (is_due or labeller.pending) and commits != self.counts.commits:
@@ -221,6 +241,7 @@ class Backfill:
         Elsewhere it is published again as a whole, which does no harm but moves every offset behind
         it, and versions have their names by offsets.
         """
+        self._has_examples |= any(record.topic == TRAINING for record in records)
         if not self._is_recovering:
             return await self._publisher.publish(records)
         known = await landed_before(self._servers, records, topics=(DECISIONS, TRAINING))

@@ -37,6 +37,8 @@ class HistoryStep:
         Its beginning.
     labels
         What became known before it, and was not in a step before.
+    newest
+        The highest number of an event that they speak of; -1 where there are none.
     chunks
         Its events, in parts that follow each other; none in the last step.
     first, end
@@ -51,6 +53,7 @@ class HistoryStep:
     first: int = 0
     end: int = 0
     last_ms: int = 0
+    newest: int = -1
 
     @property
     def events(self) -> int:

@@ -215,14 +215,14 @@ class History:
             )
 
     def _step(self, tick: int, parts: Sequence[EventBatch]) -> HistoryStep:
-        labels = self._known([due for due in self._due if due < tick])
+        labels, newest = self._known([due for due in self._due if due < tick])
         first = self.accepted
         chunks = []
         for part in parts:
             for start in range(0, len(part), self._chunk_events):
                 chunks.append(self._chunk(part.slice(start, start + self._chunk_events)))
         start_ms = tick * self._options.step_ms
-        return HistoryStep(start_ms, labels, chunks, first, self.accepted, self.last_ms)
+        return HistoryStep(start_ms, labels, chunks, first, self.accepted, self.last_ms, newest)
 
     def _chunk(self, part: EventBatch) -> ByPartition:
         """Give events by their partition, and let their labels wait."""
@@ -279,15 +279,17 @@ class History:
             )
         )
 
-    def _known(self, due: Sequence[int]) -> ByPartition:
-        """Take the labels of these ticks, in the order of time."""
+    def _known(self, due: Sequence[int]) -> tuple[ByPartition, int]:
+        """Take the labels of these ticks, in the order of time, and the newest event of them."""
         found: ByPartition = {}
+        newest = -1
         for tick in sorted(due):
             waiting = self._due.pop(tick)
             for item in sorted(waiting, key=lambda item: (item.time_ms, item.place)):
                 p = self._place(item.key)
                 found.setdefault(p, []).append(self._record(p, item))
-        return dict(sorted(found.items()))
+                newest = max(newest, item.place)
+        return dict(sorted(found.items())), newest
 
     def _record(self, partition: int, item: _Waiting) -> HistoryRecord:
         label = Label(
@@ -310,8 +312,8 @@ class History:
                 known = [item for item in waiting if item.time_ms <= self.last_ms]
                 self.waiting += len(waiting) - len(known)
                 self._due[tick] = known
-        labels = self._known(list(self._due))
-        return HistoryStep(self.last_ms, labels, [], self.accepted, self.accepted)
+        labels, newest = self._known(list(self._due))
+        return HistoryStep(self.last_ms, labels, [], self.accepted, self.accepted, newest=newest)
 
     def _count_unknown(self) -> None:
         for found in self._beside.values():

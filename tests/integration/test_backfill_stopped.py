@@ -151,7 +151,8 @@ def test_a_run_that_dies_at_any_step_of_the_protocol_ends_the_same(
         crashes += 1
         assert crashes < 500
 
-    assert done(result)["resumed"]
+    # One that died behind its last commit has nothing left to do.
+    assert "is done: workers begin" in str(result.exception) or done(result)["resumed"]
     assert crashes >= CRASHES_MIN
     assert_same(left(case.settings), case.undisturbed)
 
