@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 from pipeline.card_numbers import is_card_number, mask_card_numbers
 from pipeline.events import EVENT_TIME_MS_MAX, EVENT_TIME_MS_MIN
+from producers import columns
+from producers.columns import Column, ColumnError
 
 # Forms are judged on so many distinct values, and dates of uncommon forms on fewer.
 FORM_VALUES_MAX = 20_000
@@ -179,14 +181,25 @@ class Profile:
         """How times are written, if the values are times."""
         if pd.api.types.is_datetime64_any_dtype(self.values.dtype):
             clocks = self.values.dropna()
-            return TimeForm("datetime", True, bool((clocks != clocks.dt.normalize()).any()))
+            has_clock = bool((clocks != clocks.dt.normalize()).any())
+            return TimeForm("datetime", self._is_read, has_clock)
         if not self.forms:
             return None
         if self.numeric == "whole":
             return self._epoch()
         if self.share(ISO) >= OF_FORM and _fits(self.forms, "ISO8601") >= OF_FORM:
-            return TimeForm("RFC 3339", True, any(":" in text for text in self.forms))
+            return TimeForm("RFC 3339", self._is_read, any(":" in text for text in self.forms))
         return self._date()
+
+    @property
+    def _is_read(self) -> bool:
+        """Whether reading takes nearly all of the values for times."""
+        values = pd.Series(self.values.dropna().unique()[:FORM_VALUES_MAX])
+        try:
+            columns.times(Column("", self.name, 1, values))
+        except ColumnError as error:
+            return 1 - float(error.wrong.mean()) >= OF_FORM
+        return True
 
     def _epoch(self) -> TimeForm | None:
         """Whole numbers are times only where the name says so: ids have ten digits too."""
@@ -200,7 +213,7 @@ class Profile:
                 for text in self.forms
             )
             if in_range >= OF_FORM * len(self.forms):
-                return TimeForm(name, name == "epoch milliseconds")
+                return TimeForm(name, self._is_read)
         return self._date()
 
     def _date(self) -> TimeForm | None:
@@ -212,7 +225,8 @@ class Profile:
         if not found:
             return None
         swapped = found[0].translate(SWAPPED)
-        return TimeForm(found[0], False, "%H" in found[0] or "%I" in found[0], swapped in found[1:])
+        has_clock = "%H" in found[0] or "%I" in found[0]
+        return TimeForm(found[0], self._is_read, has_clock, swapped in found[1:])
 
     @property
     def is_clock(self) -> bool:

@@ -27,12 +27,21 @@ import pandas as pd
 from pipeline.currencies import CURRENCIES
 from pipeline.schema import FIELD
 from producers import columns
-from producers.column_profile import EMAIL, IDENTIFIER, IP, OF_FORM, Profile, profile_of
+from producers.column_profile import (
+    DATES,
+    EMAIL,
+    IDENTIFIER,
+    IP,
+    OF_FORM,
+    Profile,
+    profile_of,
+)
 from producers.columns import CATEGORY_LENGTH_MAX, Column, ColumnError
 from producers.leakage import leaks_of
 from producers.present_columns import PresentSystem, present_system
 
 OFFSET = re.compile(r"(?:Z|[+-][0-9]{2}:?[0-9]{2})$")
+TIMES_OF_TEXT = ("RFC 3339", *DATES)
 # A few rows are in order by chance.
 ORDERED_ROWS_MIN = 20
 
@@ -254,7 +263,7 @@ class _Inference:
             self._need(profile, f"holds dates alone: {what}")
         elif not form.loads:
             self._need(profile, _time_need(form.name, form.is_ambiguous))
-        elif form.name == "RFC 3339" and not any(map(OFFSET.search, profile.forms)):
+        elif form.name in TIMES_OF_TEXT and not any(map(OFFSET.search, profile.forms)):
             why += "; without an offset it is UTC"
         if form.loads and not form.has_clock:
             why += "; dates alone, so all events of a day are at midnight"
