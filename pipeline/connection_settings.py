@@ -1,12 +1,10 @@
-"""What the settings of connections may say together; nothing is connected or read here."""
+"""The settings of connections, and what they may say together; nothing is connected here."""
 
 import re
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from pipeline.errors import SettingError
-
-if TYPE_CHECKING:
-    from pipeline.settings import Settings
 
 PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL = "plaintext", "ssl", "sasl_plaintext", "sasl_ssl"
 SECURITIES = (PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL)
@@ -17,27 +15,53 @@ REDIS_SCHEMES = ("redis", "rediss", "unix")
 PASSWORD_IN_URL = re.compile(r"//[^/@]*:[^/]*@|[?&]password=")
 # What Kafka takes for a topic or a group.
 KAFKA_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
-# The settings that say where the servers are and how to connect; at their defaults they mean the
-# embedded ones.
-CONNECTION = (
-    *("kafka_servers", "kafka_security", "kafka_sasl_mechanism", "kafka_username"),
-    *("kafka_password_file", "kafka_ca_file", "kafka_cert_file", "kafka_key_file"),
-    *("redis_url", "redis_username", "redis_password_file"),
-    *("redis_ca_file", "redis_cert_file", "redis_key_file", "topic_prefix", "topic_names"),
-)
 
 
-def check_connections(settings: "Settings") -> None:
+def setting(default: Any, text: str) -> Any:
+    """Describe a setting: its default, and one line of help."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionSettings:
+    """Where the servers are and how to connect; the defaults mean the embedded ones."""
+
+    kafka_servers: str = setting("", "host:port,host:port; empty: the embedded Kafka")
+    kafka_security: str = setting("plaintext", "plaintext, ssl, sasl_plaintext or sasl_ssl")
+    kafka_sasl_mechanism: str = setting(
+        "SCRAM-SHA-512", "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"
+    )
+    kafka_username: str = setting("", "who we are to Kafka (SASL)")
+    kafka_password_file: str = setting(
+        "", "file of the password, or of the token of OAUTHBEARER; for its owner alone"
+    )
+    kafka_ca_file: str = setting("", "PEM file of the CA of Kafka; empty: those of the system")
+    kafka_cert_file: str = setting("", "PEM file of our certificate for Kafka (mTLS)")
+    kafka_key_file: str = setting("", "PEM file of its key, not encrypted")
+    topic_prefix: str = setting(
+        "", "stands before the name of each topic that topic_names does not name"
+    )
+    topic_names: str = setting("", "topics of other names: transactions=payments.auth,feedback=…")
+    redis_url: str = setting(
+        "", "unix://, redis:// or rediss:// (TLS) URL; empty: the embedded Redis"
+    )
+    redis_username: str = setting("", "who we are to Redis (ACL)")
+    redis_password_file: str = setting("", "file of the password of Redis; for its owner alone")
+    redis_ca_file: str = setting("", "PEM file of the CA of Redis; empty: those of the system")
+    redis_cert_file: str = setting("", "PEM file of our certificate for Redis (mTLS)")
+    redis_key_file: str = setting("", "PEM file of its key, not encrypted")
+
+
+CONNECTION = tuple(item.name for item in fields(ConnectionSettings))
+
+
+def check_connections(settings: ConnectionSettings) -> None:
     """Refuse settings of connections that contradict each other."""
     _check_kafka(settings)
     _check_redis(settings)
-    if not KAFKA_NAME.fullmatch(settings.consumer_group):
-        raise SettingError(
-            f"consumer_group must match {KAFKA_NAME.pattern} (got {settings.consumer_group!r})"
-        )
 
 
-def _check_kafka(settings: "Settings") -> None:
+def _check_kafka(settings: ConnectionSettings) -> None:
     security, mechanism = settings.kafka_security, settings.kafka_sasl_mechanism
     if security not in SECURITIES:
         raise SettingError(f"kafka_security must be {', '.join(SECURITIES)} (got {security!r})")
@@ -60,7 +84,7 @@ def _check_kafka(settings: "Settings") -> None:
 
 
 def _refuse_beside(
-    settings: "Settings", security: str, names: tuple[str, ...], wanted: str
+    settings: ConnectionSettings, security: str, names: tuple[str, ...], wanted: str
 ) -> None:
     for name in names:
         if getattr(settings, name):
@@ -70,7 +94,7 @@ def _refuse_beside(
             )
 
 
-def _check_redis(settings: "Settings") -> None:
+def _check_redis(settings: ConnectionSettings) -> None:
     url = settings.redis_url
     scheme = url.partition("://")[0]
     if url and scheme not in REDIS_SCHEMES:
@@ -89,7 +113,7 @@ def _check_redis(settings: "Settings") -> None:
     _check_pair(settings, "redis_cert_file", "redis_key_file")
 
 
-def _check_pair(settings: "Settings", first: str, second: str) -> None:
+def _check_pair(settings: ConnectionSettings, first: str, second: str) -> None:
     given, other = getattr(settings, first), getattr(settings, second)
     if bool(given) != bool(other):
         have, need = (first, second) if given else (second, first)

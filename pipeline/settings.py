@@ -15,11 +15,17 @@ import difflib
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.connection_settings import CONNECTION, check_connections
+from pipeline.connection_settings import (
+    CONNECTION,
+    KAFKA_NAME,
+    ConnectionSettings,
+    check_connections,
+)
+from pipeline.connection_settings import setting as _setting
 from pipeline.errors import SettingError
 from pipeline.topic_names import TopicNames
 
@@ -39,40 +45,12 @@ OBSERVE, ACT = "observe", "act"
 BREAKER_MINUTES_MAX = 360
 
 
-def _setting(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(ConnectionSettings):
     """Every setting of every command; `check` refuses what contradicts itself."""
 
     state_dir: str = _setting("var", "folder of the embedded servers and of what commands leave")
-    kafka_servers: str = _setting("", "host:port,host:port; empty: the embedded Kafka")
-    kafka_security: str = _setting("plaintext", "plaintext, ssl, sasl_plaintext or sasl_ssl")
-    kafka_sasl_mechanism: str = _setting(
-        "SCRAM-SHA-512", "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"
-    )
-    kafka_username: str = _setting("", "who we are to Kafka (SASL)")
-    kafka_password_file: str = _setting(
-        "", "file of the password, or of the token of OAUTHBEARER; for its owner alone"
-    )
-    kafka_ca_file: str = _setting("", "PEM file of the CA of Kafka; empty: those of the system")
-    kafka_cert_file: str = _setting("", "PEM file of our certificate for Kafka (mTLS)")
-    kafka_key_file: str = _setting("", "PEM file of its key, not encrypted")
-    topic_prefix: str = _setting(
-        "", "stands before the name of each topic that topic_names does not name"
-    )
-    topic_names: str = _setting("", "topics of other names: transactions=payments.auth,feedback=…")
     consumer_group: str = _setting("fraudstream-worker", "consumer group of the workers")
-    redis_url: str = _setting(
-        "", "unix://, redis:// or rediss:// (TLS) URL; empty: the embedded Redis"
-    )
-    redis_username: str = _setting("", "who we are to Redis (ACL)")
-    redis_password_file: str = _setting("", "file of the password of Redis; for its owner alone")
-    redis_ca_file: str = _setting("", "PEM file of the CA of Redis; empty: those of the system")
-    redis_cert_file: str = _setting("", "PEM file of our certificate for Redis (mTLS)")
-    redis_key_file: str = _setting("", "PEM file of its key, not encrypted")
     schema: str = _setting("card", "name of a shipped schema, or path of a TOML file")
     keys_dir: str = _setting("", "folder of the keys; empty: keys in state_dir (docs/keys.md)")
     label_signatures: str = _setting(
@@ -224,6 +202,10 @@ class Settings:
         if not 0 <= self.metrics_port <= PORT_MAX:
             raise SettingError(f"metrics_port must be 0 to {PORT_MAX} (got {self.metrics_port})")
         check_connections(self)
+        if not KAFKA_NAME.fullmatch(self.consumer_group):
+            raise SettingError(
+                f"consumer_group must match {KAFKA_NAME.pattern} (got {self.consumer_group!r})"
+            )
         TopicNames.of(self.topic_prefix, self.topic_names)
         for setting in fields(self):
             value = getattr(self, setting.name)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -88,6 +89,14 @@ def test_the_core_never_imports_a_transport() -> None:
     ]
 
     assert not found, "\n".join(found)
+
+
+def test_no_module_of_the_core_leads_back_to_itself() -> None:
+    """Not even by an import for types alone; the error names the circle."""
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in CORE}
+    TopologicalSorter(
+        {name: {found for _, found in imports(path)} & names.keys() for name, path in names.items()}
+    ).prepare()
 
 
 def test_models_know_nothing_of_the_pipeline_but_its_errors() -> None:
