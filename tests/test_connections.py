@@ -130,7 +130,7 @@ def test_redis_checks_the_host_name_and_takes_its_password_from_a_file(tmp_path:
 
 def test_clients_are_made_in_one_place_alone() -> None:
     made = ("KafkaConsumer(", "KafkaProducer(", "KafkaAdminClient(", "Redis(", "Redis.from_url(")
-    home = {"kafka_clients.py", "redis_clients.py", "store_server.py", "redis_store.py"}
+    home = {"kafka_clients.py", "redis_clients.py", "store_server.py", "redis_client.py"}
     found = [
         f"{path.relative_to(ROOT)}: {line.strip()}"
         for folder in SHELLS
