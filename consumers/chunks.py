@@ -25,7 +25,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
-from consumers.envelope import guard_clients
+from consumers.envelope_fetches import guard_clients
 from pipeline.commit import resume_at
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from pipeline.schema import Schema
 from pipeline.settings import Settings
 from pipeline.signing import ControlVerifier
 from pipeline.topics import CONTROLS
-from stack import kafka_clients
+from stack import async_clients
 from stack.kafka_address import kafka_of
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class ControlFeed:
         """Connect, and read the log to its end."""
         topic = kafka_of(self._servers).topic(CONTROLS)
         place = TopicPartition(topic, 0)
-        self._consumer = consumer = kafka_clients.async_consumer(
+        self._consumer = consumer = async_clients.async_consumer(
             self._servers,
             enable_auto_commit=False,
             auto_offset_reset="none",

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 
 from consumers.control_topic import ControlHistory, read_controls, send_control
-from consumers.model_topic import read_models
 from pipeline.controls import (
     Allow,
     Block,
@@ -34,9 +33,11 @@ from pipeline.durations import parse_duration
 from pipeline.errors import DataError
 from pipeline.records import MODES
 from pipeline.schema import load_schema
-from pipeline.sealing import read_version
 from pipeline.signing import ControlSigner, ModelVerifier
 from stack.connections import current_settings, kafka_servers_of
+
+if TYPE_CHECKING:
+    from consumers.model_topic import PublishedModels
 
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 WHY = click.option("--why", required=True, help="The reason, for those who read it later.")
@@ -172,7 +173,7 @@ def freeze(why: str, by: str) -> None:
     servers = kafka_servers_of(settings)
     version = _history().log.state.pinned
     if version is None:
-        pointer = read_models(servers).champion(ModelVerifier(settings))
+        pointer = _published(servers).champion(ModelVerifier(settings))
         if pointer is None:
             raise DataError("no version is published yet: there is nothing to stay with")
         version = pointer.version
@@ -189,14 +190,11 @@ def rollback(version: str, why: str, by: str) -> None:
     `fraudstream models list` shows which can be had; the trainer keeps the one that is held.
     """
     settings = current_settings()
-    published = read_models(kafka_servers_of(settings))
+    published = _published(kafka_servers_of(settings))
     if version not in published.snapshots:
         known = ", ".join(list(published.snapshots)[-3:]) or "none"
         raise DataError(f"version {version!r} is not published; the newest are: {known}")
-    read_version(
-        version, published.snapshots[version], ModelVerifier(settings),
-        river_pickle=settings.river_pickle,
-    )  # fmt: skip
+    published.check(version, ModelVerifier(settings), river_pickle=settings.river_pickle)
     _say(Rollback(*_said(by, why), version=version))
 
 
@@ -253,6 +251,13 @@ def _check_entity(entity: str) -> None:
     names = [item.name for item in load_schema(current_settings().schema).keyed]
     if entity not in names:
         raise click.UsageError(f"ENTITY must be one of {', '.join(names)} (got {entity!r})")
+
+
+def _published(servers: str) -> "PublishedModels":
+    # Brings the models and their compiler, which the other commands can do without.
+    from consumers.model_topic import read_models  # noqa: PLC0415
+
+    return read_models(servers)
 
 
 def _history() -> ControlHistory:

@@ -14,7 +14,7 @@ from aiokafka.errors import OffsetOutOfRangeError
 
 from pipeline.errors import CommitError
 from pipeline.topics import DECISIONS
-from stack import kafka_clients
+from stack import async_clients
 from stack.kafka_address import kafka_of
 
 # Up to so many decisions are read and passed over rather than sought past.
@@ -109,7 +109,7 @@ class DecisionReader:
 
 async def connected(servers: str, place: TopicPartition) -> AIOKafkaConsumer:
     """Connect to one partition, outside of any group; the caller seeks before it reads."""
-    consumer = kafka_clients.async_consumer(
+    consumer = async_clients.async_consumer(
         servers,
         enable_auto_commit=False,
         auto_offset_reset="none",

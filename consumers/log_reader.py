@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from kafka import TopicPartition
 
-from consumers.envelope import guard_clients
+from consumers.envelope import guard_logs
 from pipeline.errors import DataError
 from stack import kafka_clients
 from stack.kafka_address import kafka_of
@@ -25,7 +25,7 @@ class LogReader:
 
     def __init__(self, servers: str, topic: str, partitions: Sequence[int] | None = None) -> None:
         kafka = kafka_of(servers)
-        guard_clients(kafka.inputs)
+        guard_logs()
         topic = kafka.topic(topic)
         self._consumer = kafka_clients.consumer(
             kafka,

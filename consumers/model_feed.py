@@ -15,9 +15,9 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from consumers.model_pointer import CHAMPION_KEY, Champion, read_pointer
 from models import check_kept, make_model
 from models.snapshot import Snapshot
 from pipeline.canary import canary_rows, check_canary
@@ -30,49 +30,16 @@ from pipeline.sealing import read_version
 from pipeline.settings import Settings
 from pipeline.signing import Headers, ModelVerifier
 from pipeline.topics import MODELS, SNAPSHOT_BYTES_MAX
-from pipeline.version_fold import split_version
-from stack import kafka_clients
+from pipeline.version_names import split_version
+from stack import async_clients
 from stack.kafka_address import kafka_of
 
 logger = logging.getLogger(__name__)
 
-CHAMPION_KEY = b"champion"
 POLL_MS = 500
 
 Versions = tuple[Version, Sequence[Version]]
 """A champion and its challengers."""
-
-
-class WindowPlace(msgspec.Struct, frozen=True):
-    """Where in the training log the window of a model begins (`pipeline/places.py`)."""
-
-    offset: int
-    learned: int
-    marks: dict[str, int]
-
-
-class Champion(msgspec.Struct, frozen=True):
-    """The pointer record: which versions are in force, and the learner's marks at their offset.
-
-    `window` is where a trainer begins to read, to hand these versions what they need again.
-    """
-
-    version: str
-    challengers: list[str]
-    training_offset: int
-    marks: dict[str, int]
-    window: WindowPlace | None = None
-
-
-def read_pointer(value: bytes | None, headers: Headers, verifier: ModelVerifier) -> Champion:
-    """Give the pointer that a record holds, if its signature is good."""
-    problem = verifier.pointer_problem(headers, CHAMPION_KEY, value)
-    if problem is not None:
-        raise SnapshotError(f"pointer: {problem}", "signature")
-    try:
-        return msgspec.json.decode(value or b"", type=Champion)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SnapshotError(f"pointer: it is not understood: {error}") from error
 
 
 class ModelFeed:
@@ -117,7 +84,7 @@ class ModelFeed:
     async def start(self) -> None:
         """Connect, read what was published until now, and take what is to be in force."""
         place = TopicPartition(kafka_of(self._servers).topic(MODELS), 0)
-        self._consumer = kafka_clients.async_consumer(
+        self._consumer = async_clients.async_consumer(
             self._servers,
             enable_auto_commit=False,
             auto_offset_reset="earliest",

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import msgspec
 
 from consumers.log_reader import LogReader, read_topic
-from consumers.model_feed import CHAMPION_KEY, Champion, read_pointer
+from consumers.model_pointer import CHAMPION_KEY, Champion, read_pointer
 from models.snapshot import Snapshot
 from pipeline.errors import DataError, SnapshotError
-from pipeline.sealing import opened
+from pipeline.sealing import opened, read_version
 from pipeline.signing import Headers, ModelSigner, ModelVerifier
 from pipeline.topics import MODELS, SNAPSHOT_BYTES_MAX, TRAINING
 from stack import kafka_clients
@@ -63,6 +63,10 @@ class PublishedModels:
             except SnapshotError as error:
                 refused[version] = str(error)
         return bodies, refused
+
+    def check(self, version: str, verifier: ModelVerifier, *, river_pickle: bool) -> None:
+        """Refuse a published version that cannot be taken into force."""
+        read_version(version, self.snapshots[version], verifier, river_pickle=river_pickle)
 
 
 def role(pointer: Champion | None, version: str) -> str:

@@ -10,7 +10,7 @@ from aiokafka.structs import RecordMetadata
 
 from pipeline.commit import OutboxRecord
 from pipeline.errors import CommitError, SettingError
-from stack import kafka_clients
+from stack import async_clients
 from stack.kafka_address import kafka_of
 
 BATCH_BYTES_MAX = 900_000
@@ -31,7 +31,7 @@ class OutboxPublisher:
 
     async def start(self) -> None:
         """Connect."""
-        self._producer = kafka_clients.async_producer(
+        self._producer = async_clients.async_producer(
             self._servers,
             enable_idempotence=True,
             acks="all",
@@ -44,7 +44,7 @@ class OutboxPublisher:
             await self._producer.start()
         except KafkaConnectionError as error:
             await self._producer.stop()
-            raise await kafka_clients.kafka_problem(self._servers) from error
+            raise await async_clients.kafka_problem(self._servers) from error
 
     async def check_partitions(self, topics: Sequence[str], partitions: int) -> None:
         """Refuse a setting that is not so: every record would be in the wrong partition."""

@@ -51,7 +51,7 @@ from consumers.redis_types import CHECK_SCRIPT, FOREIGN, check_missing
 from pipeline.commit import Change, Stored, UnknownResultError
 from pipeline.errors import CommitError, SettingError
 from pipeline.stored_rows import damaged, sealed, unsealed
-from pipeline.version_fold import split_version
+from pipeline.version_names import split_version
 from stack.redis_clients import redis_problem
 
 # Stands for the position of an input while history is read in its place: nobody may begin there.

@@ -31,7 +31,7 @@ from redis.exceptions import RedisError
 from consumers.backfill_run import check_no_run
 from consumers.control_feed import ControlFeed
 from consumers.lease import Lease
-from consumers.model_feed import CHAMPION_KEY, Champion, WindowPlace
+from consumers.model_pointer import CHAMPION_KEY, Champion, WindowPlace
 from consumers.model_topic import read_models
 from consumers.outbox_publisher import OutboxPublisher
 from consumers.redis_client import as_bytes
@@ -56,7 +56,7 @@ from pipeline.settings import Settings
 from pipeline.signing import ModelSigner, ModelVerifier
 from pipeline.stored_rows import sealed
 from pipeline.topics import MODELS, TRAINING
-from pipeline.version_fold import split_version
+from pipeline.version_names import split_version
 from pipeline.warm_up import warm_up
 from stack import kafka_clients
 from stack.kafka_address import kafka_of

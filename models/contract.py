@@ -18,13 +18,15 @@ array([0.01, 0.01])
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from models.compiled import Float32s, Floats, Int8s, kernel
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Scores stay 3e-7 away from 0 and 1. Log loss stays finite, and log-odds can be read back from a
 # score to 1e-9: nearer to 1, a float64 no longer holds them.
@@ -141,10 +143,10 @@ class Model(Protocol):
     def learn_one(self, x: dict[str, float], y: bool, w: float = 1.0) -> None:
         """Learn one event given by feature name."""
 
-    def predict_proba_many(self, X: pd.DataFrame) -> pd.DataFrame:
+    def predict_proba_many(self, X: "pd.DataFrame") -> "pd.DataFrame":
         """Score a frame, a row an event: columns `False` and `True`."""
 
-    def learn_many(self, X: pd.DataFrame, y: "pd.Series[Any]") -> None:
+    def learn_many(self, X: "pd.DataFrame", y: "pd.Series[Any]") -> None:
         """Learn a frame as `learn_one` in a loop would, bit for bit."""
 
     def state(self) -> tuple[Header, Arrays]:

@@ -2,19 +2,20 @@
 
 Nothing is learned here that River does not learn; this module gives it the contract of a model:
 rows instead of dicts, contributions, and a state that holds no pickle. Scores alone are worked out
-of River's own numbers, in its order and bit for bit, since it takes 25 us for each event.
+of River's own numbers, in its order and bit for bit, since it takes 25 us for each event. So River,
+which takes seconds to load, is loaded where something is learned, and by no worker.
 
 >>> from river import datasets, evaluate, metrics
 >>> evaluate.progressive_val_score(datasets.Phishing(), Logistic(), metrics.ROCAUC())
 ROCAUC: 95.07%
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from river.__version__ import __version__ as river_version
-from river.utils import VectorDict
 
 from models import states
 from models.compiled import Float32s, Floats, Int8s, kernel
@@ -65,14 +66,13 @@ class Logistic(ArrayModel):
     def __init__(self, features: tuple[str, ...] | None = None, rate: float = 0.01) -> None:
         if not 0.0 < rate <= RATE_MAX:
             raise ValueError(f"rate must be above 0 and at most {RATE_MAX} (got {rate})")
-        # They bring SciPy and scikit-learn: seconds that most commands can do without.
-        from river import linear_model, optim, preprocessing  # noqa: PLC0415
-
         self.rate = rate
-        self._learned = 0
-        self._kept: tuple[Floats, Floats, Floats, float] | None = None
-        self._scaler: Any = preprocessing.StandardScaler()
-        self._regression = linear_model.LogisticRegression(optimizer=optim.SGD(rate))
+        self._learned, self._iterations = 0, 0
+        self._arrays = _nothing_learned(0)
+        # River's objects, once there is something to learn; then they may be ahead of the arrays.
+        self._scaler: Any = None
+        self._regression: Any = None
+        self._is_ahead = False
         super().__init__(features)
 
     @property
@@ -83,28 +83,21 @@ class Logistic(ArrayModel):
     def score(self, features: Float32s) -> Scored:
         """Score events, a row each."""
         rows = self._checked(features)
-        scores, contributions = score_rows(rows, *self._numbers())
-        return limited(scores, contributions, float(self._regression.intercept))
-
-    def _numbers(self) -> tuple[Floats, Floats, Floats, float]:
-        """Give means, spreads, weights and the intercept as they are now."""
-        if self._kept is None:
-            means, variances = self._scaler.means, self._scaler.vars
-            # As River takes the root of a variance: another root may differ in its last bit.
-            spreads = [variances.get(name, 0.0) ** 0.5 for name in self._names]
-            self._kept = (
-                np.array([means.get(name, 0.0) for name in self._names], dtype=np.float64),
-                np.array(spreads, dtype=np.float64),
-                np.array([self._regression.weights[name] for name in self._names], np.float64),
-                float(self._regression.intercept),
-            )
-        return self._kept
+        self._take_back(self._names)
+        arrays, intercept = self._arrays, float(self._arrays["intercept"][0])
+        # As River takes the root of a variance: another root may differ in its last bit.
+        spreads = np.array([value**0.5 for value in arrays["variances"].tolist()], np.float64)
+        scores, contributions = score_rows(
+            rows, arrays["means"], spreads, arrays["weights"], intercept
+        )
+        return limited(scores, contributions, intercept)
 
     def learn(self, features: Float32s, is_fraud: Int8s, weights: Floats) -> Floats:
         """Test, then train, event by event; give the scores from before each was learned."""
         rows = self._checked(features)
         self._checked_labels(len(rows), is_fraud, weights)
-        self._kept = None
+        self._hand_over()
+        self._is_ahead = True
         scores = np.empty(len(rows))
         for number, present in enumerate(self._present(rows)):
             scores[number] = self._score(self._scaled(present))
@@ -117,7 +110,8 @@ class Logistic(ArrayModel):
 
     def weights(self, limit: int) -> list[tuple[str, float]]:
         """Give the strongest weights; each is for a feature scaled to a spread of 1."""
-        found = {name: float(self._regression.weights[name]) for name in self._names}
+        self._take_back(self._names)
+        found = dict(zip(self._names, self._arrays["weights"].tolist(), strict=True))
         return sorted(found.items(), key=lambda item: (-abs(item[1]), item[0]))[:limit]
 
     def _present(self, rows: Float32s) -> Iterator[Row]:
@@ -141,28 +135,59 @@ class Logistic(ArrayModel):
         return score_of(float(self._regression._raw_dot_one(scaled)))
 
     def _add_columns(self, count: int) -> None:
-        self._set_weights({**self._regression.weights, **dict.fromkeys(self._names[-count:], 0.0)})
+        self._take_back(self._names[:-count])
+        self._scaler = self._regression = None
+        for name, values in _nothing_learned(count).items():
+            if name != "intercept":
+                self._arrays[name] = np.concatenate([self._arrays[name], values])
 
-    def _set_weights(self, weights: Row) -> None:
+    def _hand_over(self) -> None:
+        """Let River have what was learned, and learn on."""
+        if self._scaler is not None:
+            return
+        # They bring SciPy and scikit-learn: seconds that whoever only scores can do without.
+        from river import linear_model, optim, preprocessing, utils  # noqa: PLC0415
+
+        found = {name: values.tolist() for name, values in self._arrays.items()}
+
+        def by_name(array: str) -> Row:
+            return dict(zip(self._names, found[array], strict=True))
+
+        self._scaler = preprocessing.StandardScaler()
+        self._scaler.counts.update(by_name("counts"))
+        self._scaler.means.update(by_name("means"))
+        self._scaler.vars.update(by_name("variances"))
+        optimizer = optim.SGD(self.rate)
+        optimizer.n_iterations = self._iterations
+        self._regression = linear_model.LogisticRegression(optimizer=optimizer)
+        self._regression.intercept = found["intercept"][0]
         # All names from the start, in the order of the columns: River sums in this order, and a
         # restored model must sum as the first did.
-        self._regression._weights = VectorDict(weights)
-        self._kept = None
+        self._regression._weights = utils.VectorDict(by_name("weights"))
+
+    def _take_back(self, names: Sequence[str]) -> None:
+        """Take what River has learned of these names, bit for bit."""
+        if not self._is_ahead:
+            return
+        scaler, regression = self._scaler, self._regression
+        weights = regression.weights
+        self._iterations = regression.optimizer.n_iterations
+        self._arrays = {
+            "counts": np.array([scaler.counts[name] for name in names], dtype=np.int64),
+            "means": np.array([scaler.means.get(name, 0.0) for name in names], np.float64),
+            "variances": np.array([scaler.vars.get(name, 0.0) for name in names], np.float64),
+            "weights": np.array([weights[name] for name in names], dtype=np.float64),
+            "intercept": np.array([regression.intercept], dtype=np.float64),
+        }
+        self._is_ahead = False
 
     def state(self) -> tuple[Header, Arrays]:
         """Give all that the model is, to be kept; the arrays are copies."""
+        self._take_back(self._names)
         header: Header = {"names": list(self._names), "open": self.features is None}
         header |= {"rate": self.rate, "learned": self._learned, "river": river_version}
-        header["iterations"] = self._regression.optimizer.n_iterations
-        scaler, weights = self._scaler, self._regression.weights
-        arrays: Arrays = {
-            "counts": np.array([scaler.counts[name] for name in self._names], dtype=np.int64),
-            "means": np.array([scaler.means.get(name, 0.0) for name in self._names]),
-            "variances": np.array([scaler.vars.get(name, 0.0) for name in self._names]),
-            "weights": np.array([weights[name] for name in self._names], dtype=np.float64),
-            "intercept": np.array([self._regression.intercept], dtype=np.float64),
-        }
-        return header, arrays
+        header["iterations"] = self._iterations
+        return header, {name: values.copy() for name, values in self._arrays.items()}
 
     @classmethod
     def from_state(cls, header: Header, arrays: Arrays) -> Self:
@@ -176,30 +201,24 @@ class Logistic(ArrayModel):
         if states.truth(header, "open"):
             model.features = None
         model._learned = states.integer(header, "learned")
-        model._restore_scaler(arrays)
-        model._restore_regression(arrays, states.integer(header, "iterations"))
+        model._iterations = states.integer(header, "iterations")
+        model._arrays = found = {
+            name: states.array(arrays, name, empty.dtype.type, empty.shape)
+            for name, empty in _nothing_learned(len(model._names)).items()
+        }
+        if (found["counts"] < 0).any() or (found["variances"] < 0.0).any():
+            raise SnapshotError("state: counts and variances must be at least 0")
         return model
 
-    def _restore_scaler(self, arrays: Arrays) -> None:
-        shape = (len(self._names),)
-        counts = states.array(arrays, "counts", np.int64, shape)
-        means = states.array(arrays, "means", np.float64, shape)
-        variances = states.array(arrays, "variances", np.float64, shape)
-        if (counts < 0).any() or (variances < 0.0).any():
-            raise SnapshotError("state: counts and variances must be at least 0")
-        for column, name in enumerate(self._names):
-            self._scaler.counts[name] = int(counts[column])
-            self._scaler.means[name] = float(means[column])
-            self._scaler.vars[name] = float(variances[column])
 
-    def _restore_regression(self, arrays: Arrays, iterations: int) -> None:
-        weights = states.array(arrays, "weights", np.float64, (len(self._names),))
-        self._set_weights(dict(zip(self._names, weights.tolist(), strict=True)))
-        self._regression.intercept = float(
-            states.array(arrays, "intercept", np.float64, (1,))[0],
-        )
-        self._regression.optimizer.n_iterations = iterations
-        self._kept = None
+def _nothing_learned(columns: int) -> dict[str, NDArray[Any]]:
+    return {
+        "counts": np.zeros(columns, dtype=np.int64),
+        "means": np.zeros(columns),
+        "variances": np.zeros(columns),
+        "weights": np.zeros(columns),
+        "intercept": np.zeros(1),
+    }
 
 
 @kernel

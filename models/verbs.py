@@ -14,15 +14,17 @@ at a time. Made without feature names, it takes names from the dicts and frames 
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import pandas as pd
 from river import base
 
 from models.compiled import Float32s, Floats, Int8s
 from models.contract import Arrays, Header, Scored
 from models.options import ModelOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Beyond this a mistake is likelier than a model: each feature costs some 5 kB.
 FEATURES_MAX = 1024
@@ -137,12 +139,15 @@ class ArrayModel(base.MiniBatchClassifier):
         self._meet(list(x))
         self.learn(self._row(x), np.array([bool(y)], dtype=np.int8), np.array([w]))
 
-    def predict_proba_many(self, X: pd.DataFrame) -> pd.DataFrame:
+    def predict_proba_many(self, X: "pd.DataFrame") -> "pd.DataFrame":
         """Score a frame, a row an event: columns `False` and `True`."""
+        # Whoever has a frame has paid for pandas already.
+        import pandas as pd  # noqa: PLC0415
+
         scores = self.scores(self._rows(X))
         return pd.DataFrame({False: 1.0 - scores, True: scores}, index=X.index)
 
-    def learn_many(self, X: pd.DataFrame, y: "pd.Series[Any]") -> None:
+    def learn_many(self, X: "pd.DataFrame", y: "pd.Series[Any]") -> None:
         """Learn a frame as `learn_one` in a loop would, bit for bit."""
         if X.empty:
             return
@@ -167,7 +172,7 @@ class ArrayModel(base.MiniBatchClassifier):
         values = [x.get(name, np.nan) for name in self._names]
         return to_float32(np.array([values], dtype=np.float64))
 
-    def _rows(self, frame: pd.DataFrame) -> Float32s:
+    def _rows(self, frame: "pd.DataFrame") -> Float32s:
         values = np.full((len(frame), len(self._names)), np.nan)
         for column, name in enumerate(self._names):
             if name in frame:

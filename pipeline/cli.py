@@ -97,7 +97,7 @@ COMMANDS: dict[str, CommandEntry] = {
         "producers.loop_command:loop_command", "Publish, and answer to the decisions.", SIGNING
     ),
     "worker": CommandEntry(
-        "consumers.commands:worker",
+        "consumers.worker_command:worker",
         "Score transactions and join labels.",
         (
             *(*SIGNING, *SCORING, *SERVING),
@@ -106,7 +106,7 @@ COMMANDS: dict[str, CommandEntry] = {
         ),
     ),
     "trainer": CommandEntry(
-        "consumers.commands:trainer",
+        "consumers.trainer_command:trainer",
         "Learn from labels, publish versions.",
         (
             *(*CONNECTED, "keys_dir", "model", "challengers", *LEARNING, *SERVING),
@@ -114,15 +114,15 @@ COMMANDS: dict[str, CommandEntry] = {
         ),
     ),
     "monitor": CommandEntry(
-        "consumers.commands:monitor",
+        "consumers.monitor_command:monitor",
         "Measure quality and drift.",
         (*CONNECTED, *SERVING, "quality_window_events", "rules"),
     ),
     "alerts": CommandEntry(
-        "consumers.commands:alerts", "List what waits for review, with reasons.", CONNECTED
+        "consumers.review_commands:alerts", "List what waits for review, with reasons.", CONNECTED
     ),
     "label": CommandEntry(
-        "consumers.commands:label", "Say that a transaction was fraud or genuine.", SIGNING
+        "consumers.review_commands:label", "Say that a transaction was fraud or genuine.", SIGNING
     ),
     "labels": CommandEntry(
         "consumers.labels_command:labels", "Publish the labels of a chargeback file.", SIGNING

@@ -28,7 +28,7 @@ from pipeline.events import EVENT_TIME_MS_MAX, Id
 from pipeline.records import LIST_ALLOWED, LIST_BLOCKED, Mode
 from pipeline.settings import ACT, Settings
 from pipeline.signing import ControlVerifier, Headers
-from pipeline.version_fold import split_version
+from pipeline.version_names import split_version
 
 Moment = Annotated[int, msgspec.Meta(ge=0, le=EVENT_TIME_MS_MAX)]
 Words = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]

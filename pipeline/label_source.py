@@ -12,13 +12,15 @@ Known(labels=[], outcomes=[])
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engine import Decisions
 from pipeline.events import Label, Outcome, Transactions
+
+if TYPE_CHECKING:
+    from pipeline.engine import Decisions
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class LabelSource(Protocol):
     """The world behind a replay: it sees what was decided and gives back what becomes known."""
 
     def decided(
-        self, batch: Transactions, decisions: Decisions, is_fraud: NDArray[np.int8]
+        self, batch: Transactions, decisions: "Decisions", is_fraud: NDArray[np.int8]
     ) -> None:
         """Take a batch, what was decided of it, and the truth of each of its rows."""
 
@@ -49,7 +51,7 @@ class ConstantDelay:
         self._waiting: deque[tuple[Transactions, NDArray[np.int8]]] = deque()
 
     def decided(
-        self, batch: Transactions, decisions: Decisions, is_fraud: NDArray[np.int8]
+        self, batch: Transactions, decisions: "Decisions", is_fraud: NDArray[np.int8]
     ) -> None:
         """Keep the labels of a batch, of events that came twice as well."""
         self._waiting.append((batch, is_fraud))

@@ -25,7 +25,8 @@ from pipeline.records import (
     Taken,
 )
 from pipeline.rules import NO_RULES, Rules, is_of_rules
-from pipeline.version_fold import VersionFold, split_version
+from pipeline.version_fold import VersionFold
+from pipeline.version_names import split_version
 
 
 class Recorded(Protocol):

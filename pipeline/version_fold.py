@@ -4,10 +4,6 @@ A version is named by the training offset that it was learned to (`additive@1234
 fold of the log up to there, whether its snapshot was kept or not. Versions are asked for in rising
 order, nearly: the fold goes on. For one that lies behind, the nearest stand that is remembered is
 taken up and folded on from there.
-
->>> first, last = split_version("additive@0"), split_version("logistic@1234")
->>> first, last, split_version("additive"), split_version("additive@-1")
-(('additive', 0), ('logistic', 1234), None, None)
 """
 
 from collections import OrderedDict
@@ -24,6 +20,7 @@ from pipeline.learner import Learner
 from pipeline.places import Place, Places
 from pipeline.records import TrainingExample
 from pipeline.schema import Schema
+from pipeline.version_names import split_version
 
 # Stands that are remembered, some half a megabyte each; the one not used for longest goes.
 STANDS_MAX = 32
@@ -31,21 +28,11 @@ STANDS_MAX = 32
 # behind are given up; a rollback takes one way back, and a slow worker a short one.
 EXAMPLES_AGAIN_MAX = 20_000_000
 BATCH_EXAMPLES_MAX = 2_000
-# An offset of more digits does not fit 63 bits.
-OFFSET_DIGITS_MAX = 18
 
 TrainingRecords = Generator[tuple[int, TrainingExample | None], None, None]
 """The offset and the example of each record, `None` where it is none; closed by its reader."""
 TrainingLog = Callable[[int], TrainingRecords]
 """Gives the training log from an offset on."""
-
-
-def split_version(version: str) -> tuple[str, int] | None:
-    """Give a version's model and training offset; `None` where it is not the name of one."""
-    name, _, digits = version.partition("@")
-    if not (name and digits.isdecimal() and digits.isascii() and len(digits) <= OFFSET_DIGITS_MAX):
-        return None
-    return name, int(digits)
 
 
 class TrainingCursor:

@@ -37,19 +37,21 @@ import heapq
 import struct
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.durations import DAY_MS, HOUR_MS
-from pipeline.engine import Decisions
 from pipeline.errors import SettingError
 from pipeline.events import Label, Outcome, Transactions
 from pipeline.label_source import Known
 from pipeline.label_words import OutcomeKind, Source
 from pipeline.records import Taken
 from producers.encoding import label_id_of
+
+if TYPE_CHECKING:
+    from pipeline.engine import Decisions
 
 # Card schemes take weeks: the holder reads the statement first, and the bank asks before it files.
 CHARGEBACK_DAYS = (20, 90)
@@ -197,7 +199,7 @@ class ClosedLoop:
         self._observed = 0
 
     def decided(
-        self, batch: Transactions, decisions: Decisions, is_fraud: NDArray[np.int8]
+        self, batch: Transactions, decisions: "Decisions", is_fraud: NDArray[np.int8]
     ) -> None:
         """Take a batch of decisions; an event that came twice was decided once."""
         events = decisions.transactions

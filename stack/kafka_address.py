@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from aiokafka.abc import AbstractTokenProvider as AsyncTokenProvider
-from kafka.net.sasl.oauth import AbstractTokenProvider
-
 from pipeline.connection_settings import OAUTHBEARER, PLAINTEXT
 from pipeline.errors import SettingError
 from pipeline.settings import Settings
@@ -42,6 +39,11 @@ class KafkaSecurity:
     def has_sasl(self) -> bool:
         """Whether we say who we are by a name and a secret."""
         return self.security.startswith("sasl")
+
+    @property
+    def has_token(self) -> bool:
+        """Whether that secret is a token."""
+        return self.has_sasl and self.sasl_mechanism == OAUTHBEARER
 
     @property
     def principal(self) -> str:
@@ -106,15 +108,23 @@ def kafka_of(servers: str) -> Kafka:
 def sync_connection(servers: str) -> dict[str, Any]:
     """Give the arguments that connect a client of kafka-python."""
     kafka = kafka_of(servers)
-    provider = _Token(kafka.security) if kafka.security.has_sasl else None
-    return {"bootstrap_servers": servers.split(","), **_security(kafka.security, provider)}
+    found = _security(kafka.security)
+    if kafka.security.has_token:
+        from stack.kafka_tokens import Token  # noqa: PLC0415 - brings the client
+
+        found["sasl_oauth_token_provider"] = Token(kafka.security.secret)
+    return {"bootstrap_servers": servers.split(","), **found}
 
 
 def async_connection(servers: str) -> dict[str, Any]:
     """Give the arguments that connect a client of aiokafka."""
     kafka = kafka_of(servers)
-    provider = _AsyncToken(kafka.security) if kafka.security.has_sasl else None
-    return {"bootstrap_servers": str(servers), **_security(kafka.security, provider)}
+    found = _security(kafka.security)
+    if kafka.security.has_token:
+        from stack.kafka_tokens import AsyncToken  # noqa: PLC0415 - brings the client
+
+        found["sasl_oauth_token_provider"] = AsyncToken(kafka.security.secret)
+    return {"bootstrap_servers": str(servers), **found}
 
 
 def faust_connection(servers: str) -> dict[str, Any]:
@@ -124,8 +134,10 @@ def faust_connection(servers: str) -> dict[str, Any]:
     security = kafka_of(servers).security
     found: dict[str, Any] = {"broker": [f"kafka://{server}" for server in servers.split(",")]}
     context = security.context() if security.has_tls else None
-    if security.has_sasl and security.sasl_mechanism == OAUTHBEARER:
-        token = _AsyncToken(security)
+    if security.has_token:
+        from stack.kafka_tokens import AsyncToken  # noqa: PLC0415 - brings the client
+
+        token = AsyncToken(security.secret)
         found["broker_credentials"] = faust.OAuthCredentials(oauth_cb=token, ssl_context=context)
     elif security.has_sasl:
         found["broker_credentials"] = faust.SASLCredentials(
@@ -147,7 +159,7 @@ def host_and_port(server: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _security(security: KafkaSecurity, token: object) -> dict[str, Any]:
+def _security(security: KafkaSecurity) -> dict[str, Any]:
     if security.security == PLAINTEXT:
         return {}
     found: dict[str, Any] = {"security_protocol": security.security.upper()}
@@ -155,30 +167,7 @@ def _security(security: KafkaSecurity, token: object) -> dict[str, Any]:
         found["ssl_context"] = security.context()
     if security.has_sasl:
         found["sasl_mechanism"] = security.sasl_mechanism
-        if security.sasl_mechanism == OAUTHBEARER:
-            found["sasl_oauth_token_provider"] = token
-        else:
+        if not security.has_token:
             found["sasl_plain_username"] = security.username
             found["sasl_plain_password"] = security.secret()
     return found
-
-
-class _Token(AbstractTokenProvider):  # type: ignore[misc]
-    """Reads the token anew for each connection: whoever renews it writes the file."""
-
-    def __init__(self, security: KafkaSecurity) -> None:
-        super().__init__()
-        self._security = security
-
-    def token(self) -> str:
-        return self._security.secret()
-
-
-class _AsyncToken(AsyncTokenProvider):  # type: ignore[misc]
-    """The same for aiokafka."""
-
-    def __init__(self, security: KafkaSecurity) -> None:
-        self._security = security
-
-    async def token(self) -> str:
-        return self._security.secret()

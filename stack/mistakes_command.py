@@ -28,7 +28,8 @@ from pipeline.replay import Replay, ReplayOptions
 from pipeline.reporting.words import moment_text
 from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
-from pipeline.version_fold import VersionFold, split_version
+from pipeline.version_fold import VersionFold
+from pipeline.version_names import split_version
 from producers.commands import Duration, moment_ms
 from producers.datasets import read_events
 from producers.tokens import Tokeniser

@@ -3,25 +3,15 @@
 The clients of Kafka say of all of these that there is no broker.
 """
 
-import asyncio
 import socket
 import ssl
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from aiokafka.conn import AIOKafkaConnection
-from aiokafka.errors import (
-    KafkaError,
-    SaslAuthenticationFailed,
-    UnsupportedSaslMechanismError,
-)
-
-from stack.kafka_address import Kafka, async_connection, host_and_port, kafka_of
+from stack.kafka_address import Kafka, host_and_port, kafka_of
 
 CONNECT_SECONDS_MAX = 5.0
 # A server that wants a certificate says so after the handshake, if at all.
 REFUSAL_SECONDS_MAX = 0.5
-CLOSE_SECONDS_MAX = 1.0
 
 # What is said of a server that is not there, as one that is being started again.
 NOBODY = "nobody listens there"
@@ -114,43 +104,10 @@ def _reach(kafka: Kafka, host: str, port: int) -> str | None:
             return problem
     try:
         if kafka.security.has_sasl:
-            return _sasl_problem(kafka, host, port)
+            from stack.reaching_sasl import sasl_problem  # noqa: PLC0415 - brings aiokafka
+
+            return sasl_problem(kafka, host, port)
         socket.create_connection((host, port), CONNECT_SECONDS_MAX).close()
     except OSError as error:
         return f"{host}:{port}: {socket_problem(error)}"
-    return None
-
-
-def _sasl_problem(kafka: Kafka, host: str, port: int) -> str | None:
-    """Say who we are, and what a broker answers; kafka-python often loses that answer."""
-
-    async def attempt() -> None:
-        given = async_connection(kafka)
-        del given["bootstrap_servers"]
-        connection = AIOKafkaConnection(
-            host, port, request_timeout_ms=int(CONNECT_SECONDS_MAX * 1000), **given
-        )
-        try:
-            await connection.connect()
-        finally:
-            await asyncio.wait([connection.close()], timeout=CLOSE_SECONDS_MAX)
-
-    security = kafka.security
-    # The caller may have a loop of its own in this thread.
-    with ThreadPoolExecutor(1) as other:
-        try:
-            other.submit(asyncio.run, attempt()).result()
-        except UnsupportedSaslMechanismError:
-            return f"{host}:{port} does not take kafka_sasl_mechanism {security.sasl_mechanism}"
-        except SaslAuthenticationFailed:
-            secret = f"the password of {security.username}" if security.username else "the token"
-            return (
-                f"{host}:{port} refuses {secret} ({security.sasl_mechanism}): "
-                "see kafka_username, kafka_password_file and kafka_sasl_mechanism"
-            )
-        except KafkaError as error:
-            return (
-                f"{host}:{port} does not answer as kafka_security says ({security.security}): "
-                f"{type(error).__name__}"
-            )
     return None

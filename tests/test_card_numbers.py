@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.commands import label
 from consumers.dead_letters import InputRecord, dead_letter
+from consumers.review_commands import label
 from pipeline.card_numbers import (
     find_card_numbers,
     holds_card_number,

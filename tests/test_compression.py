@@ -5,7 +5,7 @@ import asyncio
 from aiokafka.codec import lz4_decode
 from aiokafka.record import MemoryRecords
 
-from stack.kafka_clients import async_producer, fast_lz4
+from stack.async_clients import async_producer, fast_lz4
 from tests.strategies import decision
 
 # Before the records of a batch stand its offsets, its producer and its checksum.

@@ -4,14 +4,8 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from consumers.envelope import (
-    CUT_HEADER,
-    FETCHED_BYTES_MAX,
-    KEPT_BYTES_MAX,
-    KEPT_HEADERS_MAX,
-    _PartitionRecords,
-    _Records,
-)
+from consumers.envelope import CUT_HEADER, KEPT_BYTES_MAX, KEPT_HEADERS_MAX
+from consumers.envelope_fetches import FETCHED_BYTES_MAX, _PartitionRecords, _Records
 from pipeline.topics import DECISIONS, MODELS, TRANSACTIONS
 
 LZ4 = 3

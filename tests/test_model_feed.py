@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from consumers.model_feed import CHAMPION_KEY, Champion, ModelFeed
+from consumers.model_feed import ModelFeed
+from consumers.model_pointer import CHAMPION_KEY, Champion
 from models import MODELS, make_model
 from models.contract import Model
 from models.snapshot import SNAPSHOT_BYTES_MAX, encode

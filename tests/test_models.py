@@ -362,6 +362,7 @@ def test_logistic_scores_by_arrays_as_river_does_by_dicts() -> None:
     for row in range(len(features)):
         part = slice(row, row + 1)
         scored = ours.score(features[part])
+        ours._hand_over()
         present = next(ours._present(features[part]))
         scaled, learned = ours._scaled(present), ours._regression.weights
         expected = limited(

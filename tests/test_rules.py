@@ -19,7 +19,7 @@ from pipeline.records import DecisionRecord, decode_decisions, encode_record
 from pipeline.rules import NO_RULES, Rules, load_rules, parse_rules
 from pipeline.schema import load_schema, shipped_schemas
 from pipeline.settings import Settings
-from pipeline.version_fold import split_version
+from pipeline.version_names import split_version
 from producers.simulator import CARD_TESTING, SimulatorOptions, simulate
 from tests.strategies import CARD, MONDAY_MS, label, visits
 

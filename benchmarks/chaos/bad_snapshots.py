@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from kafka import KafkaProducer
 
-from consumers.model_feed import CHAMPION_KEY, Champion
+from consumers.model_pointer import CHAMPION_KEY, Champion
 from consumers.model_topic import SEND_SECONDS_MAX, read_models
 from models.snapshot import HASH_BYTES, SNAPSHOT_BYTES_MAX
 from pipeline.keys import init_keys

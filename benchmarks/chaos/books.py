@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from consumers.model_feed import CHAMPION_KEY
+from consumers.model_pointer import CHAMPION_KEY
 from models import make_model
 from models.contract import Model
 from pipeline.admission import Admission

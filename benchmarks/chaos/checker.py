@@ -23,7 +23,7 @@ import msgspec
 
 from benchmarks.chaos.books import Books, digest, letter_digest, model_digest, rows_of
 from benchmarks.chaos.held import Held
-from consumers.model_feed import Champion
+from consumers.model_pointer import Champion
 from pipeline.commit import OutboxRecord, decode_outbox
 from pipeline.profiles import DAY_SLOTS, HOUR_SLOTS, Table
 from pipeline.schema import Schema

@@ -18,7 +18,7 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from consumers.model_feed import CHAMPION_KEY, Champion
+from consumers.model_pointer import CHAMPION_KEY, Champion
 from pipeline.durations import DAY_MS
 from pipeline.feedback_encoding import encode_label
 from pipeline.history import HistoryRecord, HistoryStep

@@ -20,9 +20,9 @@ from click import Command
 from click.testing import CliRunner, Result
 from redis import Redis
 
-from consumers.commands import label
-from consumers.model_feed import CHAMPION_KEY, Champion
+from consumers.model_pointer import CHAMPION_KEY, Champion
 from consumers.models_command import save
+from consumers.review_commands import label
 from pipeline.keys import init_keys
 from pipeline.records import DecisionRecord, decode_decisions
 from pipeline.settings import Settings

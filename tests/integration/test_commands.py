@@ -18,7 +18,7 @@ import redis
 from click.testing import CliRunner, Result
 
 from consumers import commands
-from consumers.model_feed import CHAMPION_KEY, Champion
+from consumers.model_pointer import CHAMPION_KEY, Champion
 from pipeline.cli import main
 from pipeline.durations import DAY_MS
 from pipeline.keys import init_keys

@@ -14,7 +14,8 @@ from kafka import KafkaProducer
 from kafka.consumer.fetcher import ConsumerRecord
 
 from benchmarks.mutations import RawName
-from consumers.envelope import CUT_HEADER, FETCHED_BYTES_MAX, KEPT_BYTES_MAX
+from consumers.envelope import CUT_HEADER, KEPT_BYTES_MAX
+from consumers.envelope_fetches import FETCHED_BYTES_MAX
 from pipeline.events import RECORD_BYTES_MAX
 from pipeline.records import DecisionRecord, decode_decisions
 from pipeline.settings import Settings

@@ -20,7 +20,7 @@ import redis
 from kafka.consumer.fetcher import ConsumerRecord
 
 from benchmarks.chaos.held import write_rows_back
-from consumers.model_feed import CHAMPION_KEY, Champion
+from consumers.model_pointer import CHAMPION_KEY, Champion
 from models import make_model
 from models.snapshot import encode
 from pipeline.durations import DAY_MS

@@ -25,7 +25,7 @@ from pipeline.errors import SettingError
 from pipeline.records import decode_decisions
 from pipeline.settings import Settings
 from pipeline.topics import DEAD_LETTERS, DECISIONS, MODELS, TRAINING, TRANSACTIONS
-from stack import kafka_clients
+from stack import async_clients, kafka_clients
 from stack.check_command import findings
 from stack.findings import Finding
 from stack.kafka_address import Kafka, faust_connection
@@ -305,7 +305,7 @@ async def look_with_both(kafka: Kafka) -> None:
     """Connect a bare client of aiokafka, and one with what Faust makes of its credentials."""
     given = credentials_to_aiokafka_auth(faust_connection(kafka)["broker_credentials"])
     by_faust = AIOKafkaConsumer(bootstrap_servers=str(kafka), **given)
-    for consumer in (kafka_clients.async_consumer(kafka), by_faust):
+    for consumer in (async_clients.async_consumer(kafka), by_faust):
         await consumer.start()
         assert "fraud.decisions" in await consumer.topics()
         await consumer.stop()

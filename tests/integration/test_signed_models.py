@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from kafka import KafkaProducer
 from kafka.consumer.fetcher import ConsumerRecord
 
-from consumers.model_feed import CHAMPION_KEY, Champion
+from consumers.model_pointer import CHAMPION_KEY, Champion
 from consumers.verify_command import verify
 from models import make_model
 from models.snapshot import SNAPSHOT_BYTES_MAX as MODEL_BYTES_MAX

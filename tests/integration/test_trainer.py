@@ -16,7 +16,7 @@ import pytest
 import redis
 from kafka.consumer.fetcher import ConsumerRecord
 
-from consumers.model_feed import CHAMPION_KEY, Champion
+from consumers.model_pointer import CHAMPION_KEY, Champion
 from models import make_model
 from models.contract import Model
 from models.snapshot import encode

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from consumers.model_feed import CHAMPION_KEY, Champion
+from consumers.model_pointer import CHAMPION_KEY, Champion
 from models import Boosted, make_model
 from models.snapshot import encode
 from pipeline.durations import HOUR_MS
