@@ -17,7 +17,7 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from consumers import commands
+from consumers import review_commands as commands
 from consumers.model_pointer import CHAMPION_KEY, Champion
 from pipeline.cli import main
 from pipeline.durations import DAY_MS
