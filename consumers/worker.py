@@ -157,7 +157,7 @@ class Worker:
     async def _start(self) -> None:
         """Compile, connect, join the group."""
         sys.setswitchinterval(SWITCH_SECONDS)
-        warm_up(self._parts.schema, self._settings)
+        warm_up(self._parts.schema, self._settings, learns=False)
         # What was loaded until here stays: looking through it again would halt the loop each time.
         gc.collect()
         gc.freeze()
