@@ -6,12 +6,15 @@ that come in the order of their decisions are one long read; others are a seek e
 A decision that the log no longer holds is not found: its label came after the topic's retention.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 
+from consumers.envelope_fetches import guard_clients
+from consumers.log_values import Found, Wanted
 from pipeline.errors import CommitError
 from pipeline.topics import DECISIONS
 from stack import async_clients
@@ -24,9 +27,6 @@ FETCH_BYTES_MAX = 1024 * 1024
 # takes to come back, and less than the watchdog's minute.
 ANSWER_SECONDS_MAX = 45.0
 
-Found = tuple[int, bytes]
-"""A decision's offset, and its bytes."""
-
 
 class DecisionReader:
     """Reads decisions of one partition; it connects when it is first asked."""
@@ -35,6 +35,7 @@ class DecisionReader:
         self._servers = servers
         self._place = TopicPartition(kafka_of(servers).topic(DECISIONS), partition)
         self._consumer: AIOKafkaConsumer | None = None
+        self._wanted = Wanted()
         # The offset that the next record read will have, once that is known.
         self._next: int | None = None
 
@@ -53,18 +54,19 @@ class DecisionReader:
             at = self._next
             if at is None or not 0 <= wanted[0] - at <= PASSED_OVER_MAX:
                 at = await self._seek(wanted[0])
-            part = await self._poll(min(wanted[-1] - at, PASSED_OVER_MAX) + 1)
-            if part is None:
-                start = await self._start()
-                wanted = [offset for offset in wanted if offset >= start]
-                continue
-            found |= {offset: value for offset, value in part if offset in asked}
-            wanted = [offset for offset in wanted if offset > part[-1][0]]
+            near = _near(at, wanted)
+            self._wanted.only(near)
+            part = await self._poll(len(near))
+            first = await self._start() if part is None else self._next
+            assert first is not None, "a poll that gave something says where it ended"
+            found |= {offset: value for offset, value in part or () if offset in asked}
+            wanted = wanted[bisect_left(wanted, first) :]
         return found
 
     async def read_on(self, offset: int, most: int) -> Sequence[Found]:
         """Give decisions from an offset on, or from the first that the log still has."""
         consumer = await self._connected()
+        self._wanted.all()
         if offset != self._next:
             await self._seek(offset)
         end = (await consumer.end_offsets([self._place]))[self._place]
@@ -83,14 +85,14 @@ class DecisionReader:
         except OffsetOutOfRangeError:
             self._next = None
             return None
-        records: list[Any] = polled.get(self._place, [])
-        if not records:
+        part: list[Any] = polled.get(self._place, [])
+        if not part:
             raise CommitError(
                 f"{self._place.topic}[{self._place.partition}] gave nothing from {self._next} on "
                 f"for {ANSWER_SECONDS_MAX:.0f} s"
             )
-        self._next = records[-1].offset + 1
-        return [(record.offset, record.value) for record in records]
+        self._next = int(await consumer.position(self._place))
+        return part
 
     async def _start(self) -> int:
         consumer = await self._connected()
@@ -103,17 +105,33 @@ class DecisionReader:
 
     async def _connected(self) -> AIOKafkaConsumer:
         if self._consumer is None:
-            self._consumer = await connected(self._servers, self._place)
+            self._consumer = await connected(self._servers, self._place, self._wanted)
         return self._consumer
 
 
-async def connected(servers: str, place: TopicPartition) -> AIOKafkaConsumer:
-    """Connect to one partition, outside of any group; the caller seeks before it reads."""
+def _near(at: int, wanted: Sequence[int]) -> Sequence[int]:
+    """Give the first of some offsets, up to a gap that is better sought past than read."""
+    for count, offset in enumerate(wanted):
+        if offset - at > PASSED_OVER_MAX:
+            return wanted[:count]
+        at = offset
+    return wanted
+
+
+async def connected(
+    servers: str, place: TopicPartition, wanted: Wanted | None = None, **options: Any
+) -> AIOKafkaConsumer:
+    """Connect to one partition, outside of any group; the caller seeks before it reads.
+
+    With `wanted` it gives what is wanted, as pairs of offset and value.
+    """
+    guard_clients(())
     consumer = async_clients.async_consumer(
         servers,
         enable_auto_commit=False,
         auto_offset_reset="none",
-        max_partition_fetch_bytes=FETCH_BYTES_MAX,
+        value_deserializer=wanted,
+        **{"max_partition_fetch_bytes": FETCH_BYTES_MAX, **options},
     )
     await consumer.start()
     consumer.assign([place])

@@ -16,6 +16,7 @@ from aiokafka.record.default_records import _DefaultRecordBatchPy, _DefaultRecor
 from aiokafka.record.memory_records import _MemoryRecordsPy
 
 from consumers.envelope import Careful, guard_logs, moment_of
+from consumers.log_values import Wanted, values
 from pipeline.topics import FEEDBACK, OUTCOMES, TRANSACTIONS
 
 # What others write, as the Kafka calls it that this process reads.
@@ -109,6 +110,18 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
         # What we write ourselves, such as a snapshot of 33 MB, is never cut.
         self.is_input = records.is_guarded = tp.topic in _guarded
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether records need no step for each."""
+        return self.is_input or isinstance(self._value_deserializer, Wanted)
+
+    def _unpack_records(self) -> Iterator[Any]:
+        wanted = self._value_deserializer
+        if isinstance(wanted, Wanted):
+            return values(self._tp, self, wanted)
+        found: Iterator[Any] = super()._unpack_records()
+        return found
+
     def _consumer_record(self, tp: Any, record: Any) -> Any:
         return record if self.is_input else super()._consumer_record(tp, record)
 
@@ -125,7 +138,7 @@ class _FetchResult(fetcher.FetchResult):  # type: ignore[misc]
 
     def getall(self, max_records: int | None = None) -> list[Any]:
         records = self._partition_records
-        if records is None or not records.is_input:
+        if records is None or not records.is_plain:
             found: list[Any] = super().getall(max_records)
             return found
         if not self.check_assignment(self._topic_partition):

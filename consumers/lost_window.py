@@ -16,6 +16,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from consumers.decision_reader import connected
+from consumers.log_values import Wanted
 from pipeline.commit import Change
 from pipeline.errors import CommitError
 from pipeline.topics import TRAINING
@@ -73,14 +74,14 @@ class TrainingReader:
                 raise CommitError(
                     f"{self._place.topic}[0] gave nothing for {ANSWER_SECONDS_MAX:.0f} s"
                 )
-            for example in _decoded(record.value for record in records):
+            for example in _decoded(value for _, value in records):
                 if example.partition == partition and example.training_seq >= seq:
                     found.setdefault(example.training_seq, example)
         return [found[number] for number in sorted(found)], end
 
     async def _connected(self) -> AIOKafkaConsumer:
         if self._consumer is None:
-            self._consumer = await connected(self._servers, self._place)
+            self._consumer = await connected(self._servers, self._place, Wanted())
         return self._consumer
 
 
