@@ -8,9 +8,8 @@ in force without ever being published, as each is the fold of the log up to its 
 import asyncio
 import contextlib
 from dataclasses import replace
-from typing import Any
 
-from kafka import TopicPartition
+from aiokafka import AIOKafkaConsumer
 
 from consumers.model_feed import Versions
 from consumers.trainer import Trainer, connected_to
@@ -18,8 +17,6 @@ from pipeline.engine import Version
 from pipeline.errors import CommitError
 from pipeline.schema import Schema
 from pipeline.settings import Settings
-from pipeline.topics import TRAINING
-from stack.kafka_address import kafka_of
 
 # Nothing is published for its age.
 NEVER_SECONDS = 1e12
@@ -31,7 +28,7 @@ class HistoryTrainer(Trainer):
     def __init__(self, settings: Settings, schema: Schema, *, kafka_servers: str, redis_url: str):
         settings = replace(settings, snapshot_interval_seconds=NEVER_SECONDS)
         super().__init__(settings, schema, kafka_servers=kafka_servers, redis_url=redis_url)
-        self._consumer: Any = None
+        self._consumer: AIOKafkaConsumer | None = None
         self._keeping: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
@@ -40,7 +37,7 @@ class HistoryTrainer(Trainer):
         if not await self._lease.take():
             raise CommitError("a trainer is at work on this Redis: stop it before history is read")
         self._keeping = asyncio.create_task(self._lease.keep())
-        self._consumer = connected_to(self._servers)
+        self._consumer = await connected_to(self._servers)
         await self._build(self._consumer)
         if not await self._take_over(self._consumer):
             raise CommitError("another trainer has committed meanwhile: stop it")
@@ -55,8 +52,9 @@ class HistoryTrainer(Trainer):
 
     async def learn(self) -> None:
         """Learn up to the end that the training log has now."""
-        place = TopicPartition(kafka_of(self._servers).topic(TRAINING), 0)
-        end = (await asyncio.to_thread(self._consumer.end_offsets, [place]))[place]
+        assert self._consumer is not None, "learning has not begun"
+        [place] = self._consumer.assignment()
+        end = (await self._consumer.end_offsets([place]))[place]
         while self._learner.offset < end:
             self._check(is_ours=await self._step(self._consumer))
 
@@ -73,7 +71,7 @@ class HistoryTrainer(Trainer):
                 await self._keeping
             await self._lease.release()
         if self._consumer is not None:
-            self._consumer.close()
+            await self._consumer.stop()
         await self._publisher.stop()
         await self._store.close()
 

@@ -22,15 +22,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import msgspec
-from kafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from redis.exceptions import RedisError
 
 from consumers.backfill_run import check_no_run
 from consumers.control_feed import ControlFeed
+from consumers.decision_reader import connected
 from consumers.lease import Lease
+from consumers.log_values import Found, Wanted
 from consumers.model_pointer import CHAMPION_KEY, Champion, WindowPlace
 from consumers.model_topic import read_models
 from consumers.outbox_publisher import OutboxPublisher
@@ -58,7 +59,6 @@ from pipeline.stored_rows import sealed
 from pipeline.topics import MODELS, TRAINING
 from pipeline.version_names import split_version
 from pipeline.warm_up import warm_up
-from stack import kafka_clients
 from stack.kafka_address import kafka_of
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class Trainer:
         await check_no_run(self._store)
         await self._publisher.start()
         await self._controls.start()
-        consumer = connected_to(self._servers)
+        consumer = await connected_to(self._servers)
         beside = [
             asyncio.create_task(task)
             for task in (keep_watching_the_loop(), self._controls.follow())
@@ -127,7 +127,7 @@ class Trainer:
                 task.cancel()
             with contextlib.suppress(RedisError):
                 await self._lease.release()
-            consumer.close()
+            await consumer.stop()
             await self._controls.stop()
             await self._publisher.stop()
             await self._store.close()
@@ -136,7 +136,7 @@ class Trainer:
         """Say what speaks against counting on this trainer now."""
         return [] if self._is_built else ["the models are being built"]
 
-    async def _stand_by(self, consumer: Any, stop: asyncio.Event) -> bool:
+    async def _stand_by(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> bool:
         """Follow the trainer that is at work until it is gone; `False` when stopped before."""
         while not stop.is_set():
             if await self._lease.take():
@@ -147,7 +147,7 @@ class Trainer:
             await _pause(stop, STANDBY_SECONDS)
         return False
 
-    async def _work(self, consumer: Any, stop: asyncio.Event) -> None:
+    async def _work(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
         """Learn and commit until stopped, or until another was before us."""
         if not await self._take_over(consumer):
             return
@@ -157,10 +157,11 @@ class Trainer:
         try:
             is_ours = True
             while is_ours and not (stop.is_set() or keeping.done()):
-                started = time.monotonic()
+                due = time.monotonic() + self._settings.label_linger_seconds
                 is_ours = await self._step(consumer)
                 # A step costs a commit: what comes meanwhile is learned together.
-                await _pause(stop, started + self._settings.label_linger_seconds - time.monotonic())
+                if self._waiting(consumer) < BATCH_EXAMPLES_MAX:
+                    await _pause(stop, due - time.monotonic())
             if stop.is_set() and is_ours:
                 await self._publish_if_due(at_once=True)
         finally:
@@ -169,7 +170,7 @@ class Trainer:
         if keeping.done() and not keeping.cancelled():
             keeping.result()
 
-    async def _take_over(self, consumer: Any) -> bool:
+    async def _take_over(self, consumer: AIOKafkaConsumer) -> bool:
         """Stand where the store stands; whoever was at work before is refused from then on."""
         position = await self._input.recover() or "0:0"
         committed, self._steps = (int(part) for part in position.split(":"))
@@ -188,7 +189,7 @@ class Trainer:
     def _new_learner(self, models: Sequence[Model], marks: dict[int, int]) -> Learner:
         return Learner(self._schema, self._kernel.schema_hash, models, marks)
 
-    async def _build(self, consumer: Any) -> None:
+    async def _build(self, consumer: AIOKafkaConsumer) -> None:
         """Make the models anew: from the newest snapshots, folded to where the store stands."""
         self._learner = self._new_learner(self._fresh_models(), {})
         self._places = Places()
@@ -198,9 +199,9 @@ class Trainer:
         found = await self._store.redis.mget(f"pos:{TRAINING}", PLACE_KEY)
         position, stored = as_bytes(found[0]).decode(), _place(as_bytes(found[1]))
         committed = _offset(position)
-        place = TopicPartition(kafka_of(self._servers).topic(TRAINING), 0)
-        first = (await asyncio.to_thread(consumer.beginning_offsets, [place]))[place]
-        end = (await asyncio.to_thread(consumer.end_offsets, [place]))[place]
+        [place] = consumer.assignment()
+        first = (await consumer.beginning_offsets([place]))[place]
+        end = (await consumer.end_offsets([place]))[place]
         # One that was published from elsewhere has no marks, and stands for more than this log.
         if pointer is not None and pointer.marks and pointer.training_offset <= end:
             self._take(snapshots, pointer, committed, stored)
@@ -210,7 +211,6 @@ class Trainer:
         )
         resume_at(name, committed if position else None, first=first, end=end)
         reading = None if is_new else self._learner.offset
-        consumer.assign([place])
         consumer.seek(place, resume_at(name, reading, first=first, end=end))
         await self._fold_to(consumer, committed)
         logger.info(
@@ -218,10 +218,10 @@ class Trainer:
             committed, max(0, self._published_offset),
         )  # fmt: skip
 
-    async def _fold_to(self, consumer: Any, committed: int) -> None:
+    async def _fold_to(self, consumer: AIOKafkaConsumer, committed: int) -> None:
         """Learn up to an offset for the models alone: the rows hold those examples already."""
         while self._learner.offset < committed:
-            records = await self._poll(consumer, most=committed - self._learner.offset)
+            records = await _polled(consumer, committed - self._learner.offset)
             await self._learn(self._learner.fresh(_examples(records)), records, profiles=False)
         self.counts.training_offset = self._learner.offset
 
@@ -283,12 +283,14 @@ class Trainer:
                 logger.error("snapshot refused: version=%r reason=%s", version, error)
         return snapshots, published.champion(self._verifier)
 
-    async def _poll(self, consumer: Any, most: int = BATCH_EXAMPLES_MAX) -> list[Any]:
-        return await asyncio.to_thread(_polled, consumer, min(most, BATCH_EXAMPLES_MAX))
+    def _waiting(self, consumer: AIOKafkaConsumer) -> int:
+        """Say how many examples the log is known to hold that were not learned yet."""
+        [place] = consumer.assignment()
+        return int(consumer.highwater(place) or 0) - self._learner.offset
 
-    async def _step(self, consumer: Any) -> bool:
+    async def _step(self, consumer: AIOKafkaConsumer) -> bool:
         """Learn what has come; `False` if the commit was refused."""
-        records = await self._poll(consumer)
+        records = await _polled(consumer)
         if not records:
             return await self._publish_if_due()
         started = time.perf_counter()
@@ -303,12 +305,12 @@ class Trainer:
         return True
 
     async def _learn(
-        self, fresh: list[TrainingExample], records: list[Any], *, profiles: bool = True
+        self, fresh: list[TrainingExample], records: Sequence[Found], *, profiles: bool = True
     ) -> None:
         # In a thread: a model may wait for a fit, and connections must be tended meanwhile.
         await asyncio.to_thread(self._learner.learn, fresh, profiles=profiles)
         if records:
-            self._learner.profiles.offset = records[-1].offset + 1
+            self._learner.profiles.offset = records[-1][0] + 1
             self._places.note(self._learner.place)
 
     async def _publish_if_due(self, *, at_once: bool = False) -> bool:
@@ -466,31 +468,30 @@ def _numbers(marks: dict[str, int]) -> dict[int, int]:
     return {int(partition): seq for partition, seq in marks.items()}
 
 
-def connected_to(servers: str) -> Any:
-    """Connect outside of any group; the caller assigns and seeks."""
-    return kafka_clients.consumer(
+async def connected_to(servers: str) -> AIOKafkaConsumer:
+    """Connect to the training log outside of any group; the caller seeks."""
+    return await connected(
         servers,
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
+        TopicPartition(kafka_of(servers).topic(TRAINING), 0),
+        Wanted(),
         fetch_max_wait_ms=POLL_MS,
         max_partition_fetch_bytes=FETCH_BYTES_MAX,
     )
 
 
-def _polled(consumer: Any, most: int) -> list[Any]:
-    polled = consumer.poll(timeout_ms=POLL_MS, max_records=most)
+async def _polled(consumer: AIOKafkaConsumer, most: int = BATCH_EXAMPLES_MAX) -> Sequence[Found]:
+    polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=min(most, BATCH_EXAMPLES_MAX))
     return [record for records in polled.values() for record in records]
 
 
-def _examples(records: Sequence[Any]) -> list[TrainingExample]:
+def _examples(records: Sequence[Found]) -> list[TrainingExample]:
     examples = []
-    for record, example in zip(
-        records, decode_examples(record.value for record in records), strict=True
+    for (offset, _), example in zip(
+        records, decode_examples(value for _, value in records), strict=True
     ):
         if example is None:
             # Only labellers write here, so this is a fault of ours and never skipped unseen.
-            logger.error("not a training example: offset=%d", record.offset)
+            logger.error("not a training example: offset=%d", offset)
         else:
             examples.append(example)
     return examples
