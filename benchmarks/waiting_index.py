@@ -15,7 +15,7 @@ import click
 
 from benchmarks.machine import machine
 from consumers.redis_store import RedisStore
-from consumers.waiting_store import index_changes, verdict_change
+from consumers.waiting_store import index_changes, verdict_changes
 from pipeline.commit import Change, OutboxRecord, Stored
 from pipeline.events import Label
 from pipeline.settings import Settings
@@ -58,7 +58,7 @@ class Partition:
         """Give every decision a verdict."""
         for start in range(0, self.waiting, BATCH):
             stop = min(start + BATCH, self.waiting)
-            await self.commit([verdict_change(0, f"t-{n}", VERDICT) for n in range(start, stop)])
+            await self.commit(verdict_changes(0, {f"t-{n}": VERDICT for n in range(start, stop)}))
 
     async def memory(self) -> int:
         """Give the bytes that Redis uses in all."""

@@ -13,7 +13,7 @@ from consumers.dead_letters import (
     dead_letter,
 )
 from consumers.lost_window import LearnedBefore
-from consumers.waiting_store import verdict_change
+from consumers.waiting_store import verdict_changes
 from pipeline.commit import Change, OutboxRecord
 from pipeline.counts import WorkerCounts
 from pipeline.errors import Reason
@@ -186,7 +186,7 @@ class LabelStep:
     def all_changes(self) -> list[Change]:
         """Give what the commit stores: verdicts, waiting labels, and the ledger."""
         p = self._partition
-        verdicts = [verdict_change(p, *item) for item in self.waiting.changed.items()]
+        verdicts = verdict_changes(p, self.waiting.changed)
         ledger: list[Change] = [
             ("HINCRBY", f"ledger:{p}", name, count)
             for name, count in (*self._paths.items(), *self._ledger.items())

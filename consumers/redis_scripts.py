@@ -28,13 +28,25 @@ function custom.INDEX(p, newest, packed)
     redis.call('HINCRBY', 'index:' .. p, 'entries', added)
     redis.call('HSET', 'index:' .. p, 'offset', newest)
 end
-function custom.VERDICT(p, id, bucket, field, verdict)
-    local key = 'w:' .. p .. ':' .. bucket
-    local old = redis.call('HGET', key, field)
-    -- An entry that went meanwhile stays away: its decision is too old.
-    if old then redis.call('HSET', key, field, old:sub(1, 7) .. verdict) end
-    redis.call('ZREM', 'review:' .. p, id)
-    redis.call('HDEL', 'alert:' .. p, id)
+-- Verdicts: bucket (2 bytes), field (6), lengths of verdict and id (1 each), verdict, id.
+function custom.VERDICTS(p, packed)
+    local at, ids = 1, {}
+    while at <= #packed do
+        local bucket, field, length, named = struct.unpack('<I2c6BB', packed, at)
+        local key, last = 'w:' .. p .. ':' .. bucket, at + 9 + length
+        local old = redis.call('HGET', key, field)
+        -- An entry that went meanwhile stays away: its decision is too old.
+        if old then
+            redis.call('HSET', key, field, old:sub(1, 7) .. packed:sub(at + 10, last))
+        end
+        ids[#ids + 1] = packed:sub(last + 1, last + named)
+        at = last + named + 1
+    end
+    for first = 1, #ids, 4000 do
+        local last = math.min(first + 3999, #ids)
+        redis.call('ZREM', 'review:' .. p, unpack(ids, first, last))
+        redis.call('HDEL', 'alert:' .. p, unpack(ids, first, last))
+    end
 end
 function custom.OUTCOME(p, bucket, field, outcome)
     local key = 'w:' .. p .. ':' .. bucket

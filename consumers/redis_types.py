@@ -20,7 +20,7 @@ CHECK_SCRIPT = """
 do
     local kinds = {HSET='hash', HDEL='hash', HINCRBY='hash', ZADD='zset', XADD='stream'}
     local of_partition = {index='hash', ledger='hash', review='zset', alert='hash'}
-    local with_partition = {INDEX=true, VERDICT=true, OUTCOME=true, SWEEP=true, ALERTS=true}
+    local with_partition = {INDEX=true, VERDICTS=true, OUTCOME=true, SWEEP=true, ALERTS=true}
     local seen = {}
     local function foreign(key, wanted)
         if seen[key] then return end
@@ -41,8 +41,13 @@ do
         end
         if name == 'ADDED' then
             problem = problem or foreign('shared', 'hash') or foreign('additions', 'stream')
-        elseif name == 'VERDICT' then
-            problem = problem or foreign('w:' .. p .. ':' .. ARGV[at + 4], 'hash')
+        elseif name == 'VERDICTS' then
+            local packed, first = ARGV[at + 3], 1
+            while not problem and first <= #packed do
+                local bucket, _, length, named = struct.unpack('<I2c6BB', packed, first)
+                problem = foreign('w:' .. p .. ':' .. bucket, 'hash')
+                first = first + 10 + length + named
+            end
         elseif name == 'OUTCOME' then
             problem = problem or foreign('w:' .. p .. ':' .. ARGV[at + 3], 'hash')
         end

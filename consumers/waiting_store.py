@@ -6,8 +6,7 @@ adds verdicts, the outcome reader's adds outcomes (`COMMIT_SCRIPT` in `redis_sto
 a quarter more than the limit is all there ever is.
 """
 
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from consumers.redis_store import RedisStore
 from pipeline.commit import Change, OutboxRecord
@@ -15,7 +14,14 @@ from pipeline.label_words import OutcomeKind
 from pipeline.stored_rows import damaged
 from pipeline.topics import DECISIONS
 from pipeline.verdicts import KnownVerdict
-from pipeline.waiting_index import BUCKETS, IndexEntry, outcome_code, packed_entries, place_of
+from pipeline.waiting_index import (
+    BUCKETS,
+    IndexEntry,
+    outcome_code,
+    packed_entries,
+    packed_place,
+    place_of,
+)
 
 # The whole index is swept while a limit's worth of decisions comes so many times.
 SWEEPS_A_LIMIT = 4
@@ -26,7 +32,9 @@ async def load_entries(
 ) -> tuple[dict[str, IndexEntry], int]:
     """Give the entries that are there, and the newest offset of the index, as of one moment."""
     wanted = list(dict.fromkeys(transaction_ids))
-    newest, found = await store.entries(partition, b"".join(map(_packed_place, wanted)))
+    newest, found = await store.entries(
+        partition, b"".join([packed_place(key.encode()) for key in wanted])
+    )
     entries = {
         transaction_id: _entry(partition, transaction_id, data)
         for transaction_id, data in zip(wanted, found, strict=True)
@@ -64,18 +72,16 @@ def index_changes(
     return changes
 
 
-def verdict_change(partition: int, transaction_id: str, verdict: KnownVerdict) -> Change:
-    """Give the change that sets a decision's verdict, and ends its wait for an analyst."""
-    place = place_of(transaction_id)
-    return ("VERDICT", partition, transaction_id, place.bucket, place.field, verdict.packed())
+def verdict_changes(partition: int, verdicts: Mapping[str, KnownVerdict]) -> list[Change]:
+    """Give the change that sets verdicts of decisions, and ends their wait for an analyst."""
+    parts: list[bytes] = []
+    for transaction_id, known in verdicts.items():
+        verdict, name = known.packed(), transaction_id.encode()
+        parts += (packed_place(name), bytes((len(verdict), len(name))), verdict, name)
+    return [("VERDICTS", partition, b"".join(parts))] if parts else []
 
 
 def outcome_change(partition: int, transaction_id: str, outcome: OutcomeKind) -> Change:
     """Give the change that sets an event's outcome."""
     place = place_of(transaction_id)
     return ("OUTCOME", partition, place.bucket, place.field, outcome_code(outcome))
-
-
-def _packed_place(transaction_id: str) -> bytes:
-    place = place_of(transaction_id)
-    return struct.pack("<H6s", place.bucket, place.field)

@@ -80,6 +80,17 @@ def place_of(transaction_id: str) -> IndexPlace:
     return IndexPlace(int.from_bytes(digest[:2], "little") % BUCKETS, digest[2:])
 
 
+def packed_place(key: bytes) -> bytes:
+    """Give the place of a transaction as the store's scripts read it.
+
+    >>> packed_place(b"t-1") == (451).to_bytes(2, "little") + place_of("t-1").field
+    True
+    """
+    digest = hashlib.blake2b(key, digest_size=2 + FIELD_BYTES).digest()
+    # The two highest bits of the first two bytes, which are little-endian, name no bucket.
+    return b"%c%c%b" % (digest[0], digest[1] & (BUCKETS - 1) >> 8, digest[2:])
+
+
 def packed_entries(keys: Sequence[bytes], offsets: Sequence[int]) -> bytes:
     """Give the places of many transactions, each with the offset of its decision behind it.
 

@@ -10,7 +10,7 @@ import redis
 from consumers.labeller import load_pending
 from consumers.redis_profiles import ProfileCache, RedisProfiles, taught_change
 from consumers.redis_store import RedisStore
-from consumers.waiting_store import index_changes, load_entries, verdict_change
+from consumers.waiting_store import index_changes, load_entries, verdict_changes
 from pipeline.commit import Change, OutboxRecord, Stored
 from pipeline.errors import CommitError
 from pipeline.profiles import learned_table
@@ -48,7 +48,7 @@ class Kept:
         changes: list[Change] = [
             *profiles.changes(BATCH, unusual),
             *index_changes(0, [(record, 5)], limit=100),
-            verdict_change(0, "t2", verdict),
+            *verdict_changes(0, {"t2": verdict}),
             ("MSET", "l:card:c1", sealed("l:card:c1", row.blob("c1")), "pos:training", "7:1"),
             ("HSET", "pend:0", "t1/l1", sealed("pend:0 t1/l1", b"\x93\x01\xc0\xc4\x01x")),
             ("HINCRBY", "ledger:0", "learned", 1),

@@ -13,7 +13,7 @@ from consumers.waiting_store import (
     index_changes,
     load_entries,
     outcome_change,
-    verdict_change,
+    verdict_changes,
 )
 from pipeline.commit import Change, OutboxRecord, Stored
 from pipeline.settings import Settings
@@ -90,7 +90,7 @@ def test_a_decision_is_found_where_it_landed(index: Index) -> None:
 
 def test_a_decision_that_was_published_again_keeps_what_is_known(index: Index) -> None:
     index.commit(*landed("t1", at=7))
-    index.commit(outcome_change(2, "t1", "settled"), verdict_change(2, "t1", VERDICT))
+    index.commit(outcome_change(2, "t1", "settled"), *verdict_changes(2, {"t1": VERDICT}))
     index.commit(*landed("t1", at=9))
 
     assert index.entry("t1") == IndexEntry(9, True, "settled", VERDICT)
@@ -116,7 +116,7 @@ def test_the_latest_outcome_counts(index: Index) -> None:
 
 def test_a_verdict_ends_the_wait_for_an_analyst_and_makes_no_entry(index: Index) -> None:
     index.commit(("ZADD", "review:2", "0.5", "t1"), ("HSET", "alert:2", "t1", b"decision"))
-    index.commit(verdict_change(2, "t1", VERDICT))
+    index.commit(*verdict_changes(2, {"t1": VERDICT}))
 
     assert index.entry("t1") is None
     assert not index.redis.exists("review:2", "alert:2")
@@ -155,7 +155,7 @@ def test_a_decision_that_waits_takes_at_most_forty_bytes(index: Index) -> None:
 def test_at_the_limit_the_oldest_go_and_those_that_waited_are_counted(index: Index) -> None:
     limit = 20_000
     index.decide(0, limit, limit=limit)
-    index.commit(*(verdict_change(2, f"t{number}", VERDICT) for number in range(0, 1_000, 2)))
+    index.commit(*verdict_changes(2, {f"t{number}": VERDICT for number in range(0, 1_000, 2)}))
     assert index.entries == limit
     index.decide(limit, 2 * limit, limit=limit)
 
