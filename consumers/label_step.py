@@ -111,9 +111,11 @@ class LabelStep:
 
     def join(self, label: Label) -> LabelPath:
         """Take a label: if it is to be learned, publish its example where that was not done."""
-        number = self._before.number(*key_of(label))
-        if self._before.knows(label.transaction_id):
-            self._mature_again(label, number)
+        number = None
+        if self._before:
+            number = self._before.number(*key_of(label))
+            if self._before.knows(label.transaction_id):
+                self._mature_again(label, number)
         [item] = join(self.waiting, [label], training_seq=self.seq if number is None else number)
         if item.path != "unknown":
             self._settle(item)

@@ -32,6 +32,7 @@ from consumers.decision_reader import DecisionReader
 from consumers.label_step import LabelStep, LoadedWaiting, Pending, PendingKey, Waits, key_of
 from consumers.lane import Part, own_code
 from consumers.lost_window import NOTED_MAX, LearnedBefore, TrainingReader
+from consumers.patience import Patience
 from consumers.redis_client import as_bytes
 from consumers.redis_store import stored_number
 from consumers.scorer import Parts
@@ -76,6 +77,11 @@ class Labeller(Part):
         self._labelled = DecisionReader(parts.kafka_servers, partition)
         self._maturing = DecisionReader(parts.kafka_servers, partition)
         self._training = TrainingReader(parts.kafka_servers)
+        # History has no decisions but those that were made already.
+        self._is_live = not parts.prefix
+        self._patience = Patience()
+        # The records handled last, of which some may come again.
+        self._checked_before: dict[int, Label | Problem] = {}
         # Read for maturity, and still too young.
         self._ahead: deque[tuple[int, DecisionRecord]] = deque()
 
@@ -153,14 +159,16 @@ class Labeller(Part):
         return len(self._pending)
 
     async def handle(self, records: Sequence[InputRecord]) -> bool:
-        """Join the first of these labels; `False` if no room is left for one that must wait."""
+        """Join the first of these labels; `False` if the first of them must wait in its log."""
+        stored = await self._parts.store.redis.get(f"wi:{self._partition}")
+        indexed_ms = stored_number(f"wi:{self._partition}", stored)
+        if self._patience.has_waited_for_nothing(records[0].offset, indexed_ms):
+            return False
+        self._patience.see(indexed_ms)
         step = self._step()
-        self._verifier.refresh()
-        with own_code():
-            checked = [(record, self._checked(record)) for record in records]
+        checked = self._all_checked(records)
         labels = [label for _, label in checked if isinstance(label, Label)]
-        ids = {label.transaction_id for label in labels}
-        pending = [label for label, _ in self._pending.values() if label.transaction_id in ids]
+        pending = self._pending_like(labels)
         await self._load(step.waiting, [*pending, *labels])
         checked = self._fitting(step, checked)
         if not checked:
@@ -171,6 +179,26 @@ class Labeller(Part):
         step.redriven = redriven([record for record, _ in checked])
         await self._commit(step, checked[-1][0].offset + 1)
         return True
+
+    def _all_checked(
+        self, records: Sequence[InputRecord]
+    ) -> list[tuple[InputRecord, Label | Problem]]:
+        """Check records, those that had to wait in their log not again."""
+        before = self._checked_before
+        self._verifier.refresh()
+        with own_code():
+            checked = [
+                (record, before.get(record.offset) or self._checked(record)) for record in records
+            ]
+        self._checked_before = {record.offset: item for record, item in checked}
+        return checked
+
+    def _pending_like(self, labels: Sequence[Label]) -> list[Label]:
+        """Give the labels that wait for a decision that one of these speaks of."""
+        if not self._pending:
+            return []
+        ids = {label.transaction_id for label in labels}
+        return [label for label, _ in self._pending.values() if label.transaction_id in ids]
 
     async def failed(self, records: Sequence[InputRecord], error: EventError) -> None:
         """Make a dead letter of a single label that our own code failed on."""
@@ -227,13 +255,20 @@ class Labeller(Part):
     def _fitting(
         self, step: LabelStep, checked: list[tuple[InputRecord, Label | Problem]]
     ) -> list[tuple[InputRecord, Label | Problem]]:
-        """Give the first of the records, up to the label that there is no room for."""
+        """Give the first of the records, up to the label that must wait in its log.
+
+        There is no room for it elsewhere, or its decision may come soon.
+        """
         room = PENDING_MAX - len(self._pending)
-        for count, (_, label) in enumerate(checked):
-            if isinstance(label, Label) and not step.waiting.knows(label.transaction_id):
-                room -= key_of(label) not in self._pending
-                if room < 0:
-                    return checked[:count]
+        for count, (record, label) in enumerate(checked):
+            if isinstance(label, Problem) or step.waiting.knows(label.transaction_id):
+                continue
+            if key_of(label) in self._pending:
+                continue
+            room -= 1
+            is_early = self._is_live and self._patience.holds(record.offset, label.label_time_ms)
+            if room < 0 or is_early:
+                return checked[:count]
         return checked
 
     def _join(self, step: LabelStep, checked: list[tuple[InputRecord, Label | Problem]]) -> None:

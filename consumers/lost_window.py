@@ -114,6 +114,10 @@ class LearnedBefore:
             transaction_id, _, label_id = field.decode().partition("/")
             self._numbers.setdefault(transaction_id, {})[label_id] = int(number)
 
+    def __bool__(self) -> bool:
+        """Say whether there is anything that has not come again."""
+        return bool(self._numbers)
+
     def knows(self, transaction_id: str) -> bool:
         """Say whether anything was learned of a transaction."""
         return transaction_id in self._numbers

@@ -132,8 +132,7 @@ def no_numbers(count: int) -> NDArray[np.float32]:
     return np.empty((count, 0), dtype=np.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(msgspec.Struct, frozen=True, gc=False):
     """The truth about one event, when it became known and who says so."""
 
     label_id: str

@@ -20,8 +20,9 @@ True
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from pipeline.events import Label, Outcome
 from pipeline.label_words import OutcomeKind
@@ -54,8 +55,7 @@ class Waiting(Protocol):
         """Keep what is known of the decision from now on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True, gc=False):
     """A label and what became of it.
 
     Parameters

@@ -141,7 +141,7 @@ class LabelVerifier:
         """Say what is wrong with a label's signature, before its bytes are read."""
         if self._keys is None:
             return None
-        given = [data or b"" for name, data in headers if name == SIGNATURE_HEADER]
+        given = _signatures(headers)
         if len(given) != 1:
             return _bad("one signature", f"{len(given)} of them")
         key_id, mac = signature_parts(given[0])
@@ -156,8 +156,8 @@ class LabelVerifier:
         """Say whether a label, whose signature is good, speaks for another source than its key."""
         if self._keys is None:
             return None
-        [given] = [data or b"" for name, data in headers if name == SIGNATURE_HEADER]
-        owner = owner_of(signature_parts(given)[0])
+        [given] = _signatures(headers)
+        owner = owner_of(given.partition(b":")[0].decode("ascii"))
         if label.source == owner:
             return None
         return Problem("bad_signature", "$.source", f"{owner}, whose key signed", label.source)
@@ -174,6 +174,10 @@ def signature_parts(header: bytes) -> tuple[str, bytes]:
         return (key_id, bytes.fromhex(digits)) if colon else ("", b"")
     except ValueError:
         return "", b""
+
+
+def _signatures(headers: Headers) -> list[bytes]:
+    return [data or b"" for name, data in headers if name == SIGNATURE_HEADER]
 
 
 def _bad(expected: str, got: str) -> Problem:
@@ -259,7 +263,7 @@ class _PairVerifier:
     def _record_problem(
         self, domain: bytes, headers: Headers, key: bytes | None, value: bytes | None
     ) -> str | None:
-        given = [data or b"" for name, data in headers if name == SIGNATURE_HEADER]
+        given = _signatures(headers)
         if len(given) != 1:
             return f"it must have one header {SIGNATURE_HEADER} (got {len(given)})"
         return self.signature_problem(domain, *signature_parts(given[0]), key, value)

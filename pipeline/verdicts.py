@@ -18,8 +18,10 @@ labels in another order end with the same verdict.
 """
 
 import hashlib
-from dataclasses import dataclass, replace
 from typing import Literal, get_args
+
+import msgspec
+from msgspec.structs import replace
 
 from pipeline.events import Label
 from pipeline.label_words import SOURCES, Source
@@ -50,8 +52,7 @@ HEAD_BYTES = 1 + TIME_BYTES + SEQ_BYTES
 TAKEN_BACK = 1
 
 
-@dataclass(frozen=True, slots=True)
-class KnownVerdict:
+class KnownVerdict(msgspec.Struct, frozen=True, gc=False):
     """The verdict in force for a decision.
 
     Parameters
@@ -70,10 +71,12 @@ class KnownVerdict:
 
     def packed(self) -> bytes:
         """Give 20 bytes, and 8 more for each further label."""
-        head = bytes([SOURCES.index(self.source) << 1 | self.is_fraud])
-        head += self.label_time_ms.to_bytes(TIME_BYTES, "little")
-        head += self.training_seq.to_bytes(SEQ_BYTES, "little")
-        return head + b"".join(label.to_bytes(HASH_BYTES, "little") for label in self.labels)
+        return b"%c%b%b%b" % (
+            SOURCES.index(self.source) << 1 | self.is_fraud,
+            self.label_time_ms.to_bytes(TIME_BYTES, "little"),
+            self.training_seq.to_bytes(SEQ_BYTES, "little"),
+            b"".join([label.to_bytes(HASH_BYTES, "little") for label in self.labels]),
+        )
 
     @classmethod
     def unpacked(cls, data: bytes) -> "KnownVerdict":

@@ -18,6 +18,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from pipeline.label_words import OUTCOME_KINDS, OutcomeKind
@@ -40,8 +41,7 @@ class IndexPlace:
     field: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
+class IndexEntry(msgspec.Struct, frozen=True, gc=False):
     """What is kept of one event; `is_decided` is false where its outcome came before it."""
 
     offset: int

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -181,7 +182,7 @@ def decision(transaction_id: str = "t1", **changes: object) -> DecisionRecord:
 def label(label_id: str = "l1", **changes: object) -> Label:
     """Give an analyst's label: fraud, unless the changes say otherwise."""
     first = Label(label_id, "t1", "c1", True, "analyst", MONDAY_MS + DAY_MS)
-    return replace(first, **changes)  # type: ignore[arg-type]
+    return msgspec.structs.replace(first, **changes)
 
 
 def example(training_seq: int, **changes: object) -> TrainingExample:

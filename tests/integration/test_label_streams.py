@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
+import msgspec
 import pytest
 import redis
 
@@ -51,7 +52,7 @@ def first_verdicts() -> list[Label]:
 def reversals() -> list[Label]:
     """Give what takes some of them back: disputes won, and customers who think again."""
     return [
-        replace(
+        msgspec.structs.replace(
             first,
             label_id=f"back-{first.label_id}",
             is_fraud=not first.is_fraud,
