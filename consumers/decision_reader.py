@@ -20,8 +20,8 @@ from pipeline.topics import DECISIONS
 from stack import async_clients
 from stack.kafka_address import kafka_of
 
-# Up to so many decisions are read and passed over rather than sought past.
-PASSED_OVER_MAX = 1_000
+# Up to so many decisions are passed over rather than sought past: one fetch holds about as many.
+PASSED_OVER_MAX = 3_000
 FETCH_BYTES_MAX = 1024 * 1024
 # An offset that was acknowledged is there: a broker that does not give it is away. Longer than it
 # takes to come back, and less than the watchdog's minute.
