@@ -37,7 +37,9 @@ from tests.recorded import (
 from tests.strategies import CARD
 
 LOG = training(300)
-SETTINGS = Settings(partitions=1, review_score_min=0.05, decline_score_min=0.07)
+# Within what the models of these versions give, so that every action occurs.
+REVIEW, DECLINE = 0.12, 0.16
+SETTINGS = Settings(partitions=1, review_score_min=REVIEW, decline_score_min=DECLINE)
 # The versions that each partition had in force: one is slow, one goes back.
 VERSIONS = ((0, 40, 80, 200), (0, 80, 290), (0, 200, 80, 200, 300))
 EACH = 25
@@ -68,7 +70,7 @@ def verified(
     partitions: Sequence[Partition],
     *,
     size: int = 1_000,
-    policies: Sequence[tuple[float, float]] = ((0.05, 0.07),),
+    policies: Sequence[tuple[float, float]] = ((REVIEW, DECLINE),),
     champion_only: bool = False,
     names: Sequence[str] = NAMES,
     published: Mapping[str, bytes] | None = None,
@@ -278,7 +280,7 @@ def test_decisions_of_earlier_thresholds_are_made_again_where_they_are_given(
     earlier = recorded(replace(SETTINGS, decline_score_min=0.9))
 
     mixed = [earlier[0], *partitions[1:]]
-    result = verified(mixed, policies=((0.05, 0.07), (0.05, 0.9)))
+    result = verified(mixed, policies=((REVIEW, DECLINE), (REVIEW, 0.9)))
 
     assert result.is_equal
 
@@ -315,7 +317,7 @@ def interrupted(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
 
 def test_an_interrupt_leaves_what_was_found_until_then(whole: list[Partition]) -> None:
     fold = VersionFold(CARD, NAMES, as_log(LOG), end=len(LOG))
-    policy = Policy(KERNEL.table, review_score_min=0.05, decline_score_min=0.07)
+    policy = Policy(KERNEL.table, review_score_min=REVIEW, decline_score_min=DECLINE)
     run = Verification(Recomputation(KERNEL, fold, [policy]), {0: EACH * len(VERSIONS[0])})
 
     result = run.run([interrupted(whole[0].decisions)], fold, lambda _: None)
@@ -327,7 +329,7 @@ def test_an_interrupt_leaves_what_was_found_until_then(whole: list[Partition]) -
 def test_progress_is_told(whole: list[Partition]) -> None:
     told: list[int] = []
     fold = VersionFold(CARD, NAMES, as_log(LOG), end=len(LOG))
-    policy = Policy(KERNEL.table, review_score_min=0.05, decline_score_min=0.07)
+    policy = Policy(KERNEL.table, review_score_min=REVIEW, decline_score_min=DECLINE)
     run = Verification(Recomputation(KERNEL, fold, [policy]), {0: EACH * len(VERSIONS[0])})
 
     run.run([chunks(whole[0].decisions, 10)], fold, lambda found: told.append(found.read))
