@@ -51,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 # Labels that wait for their decision; beyond it no more are read until some have found it.
 PENDING_MAX = 10_000
+# Labels that overtake decisions are looked at by so many at least.
+REACH_MIN = 64
 # Decisions looked at in one step of maturing.
 MATURING_MAX = 1_000
 
@@ -80,6 +82,8 @@ class Labeller(Part):
         # History has no decisions but those that were made already.
         self._is_live = not parts.prefix
         self._patience = Patience()
+        # So many labels are looked at together, at most.
+        self._reach = parts.settings.batch_events_max
         # The records handled last, of which some may come again.
         self._checked_before: dict[int, Label | Problem] = {}
         # Read for maturity, and still too young.
@@ -166,11 +170,16 @@ class Labeller(Part):
             return False
         self._patience.see(indexed_ms)
         step = self._step()
-        checked = self._all_checked(records)
+        checked = self._all_checked(records[: self._reach])
         labels = [label for _, label in checked if isinstance(label, Label)]
         pending = self._pending_like(labels)
         await self._load(step.waiting, [*pending, *labels])
+        looked_at = len(checked)
         checked = self._fitting(step, checked)
+        # Where labels overtake decisions, most of a batch would be looked up in vain each time.
+        is_cut = self._is_live and len(checked) < looked_at
+        twice = max(REACH_MIN, 2 * len(checked if is_cut else records[: self._reach]))
+        self._reach = min(twice, self._parts.settings.batch_events_max)
         if not checked:
             return False
         self._join_pending(step, pending)

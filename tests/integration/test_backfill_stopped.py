@@ -16,12 +16,12 @@ import redis
 from consumers.backfill import Backfill
 from pipeline.errors import CommitError
 from pipeline.settings import Settings
-from pipeline.topics import DECISIONS, MODELS, TRAINING
+from pipeline.topics import DECISIONS, FEEDBACK, MODELS, TRAINING
 from stack import backfill_command
 from stack.servers import Endpoints
 from stack.services import PROGRAM, _flags
 from tests.integration.processes import Processes, read
-from tests.integration.test_backfill import OPTIONS, changed, done, past, run, value_of, write
+from tests.integration.test_backfill import OPTIONS, changed, done, keys_of, past, run, write
 from tests.resetting import reset
 from tests.strategies import CARD
 from tests.waiting import wait_until
@@ -46,14 +46,17 @@ class Left:
 
 def left(settings: Settings) -> Left:
     with redis.from_url(settings.redis_url) as client:
-        names = [name.decode() for name in sorted(client.keys())]
         keys = {
-            name: value_of(client, name)
-            for name in names
+            name: value
+            for name, value in keys_of(settings, client).items()
             if name.split(":")[0] not in OF_THE_PROCESS
         }
     # Every start of a trainer takes a step of its own.
     keys["pos:training"] = bytes(keys["pos:training"]).split(b":")[0]  # type: ignore[arg-type]
+    # A labeller that began again may take what it matures in other steps.
+    for name in (f"pos:{FEEDBACK}:{p}" for p in range(settings.partitions)):
+        offset, seq, _, matured = bytes(keys[name]).split(b":")  # type: ignore[call-overload]
+        keys[name] = offset, seq, matured
     return Left(
         keys=keys,
         decisions=[(r.partition, r.key, r.value) for r in read(settings, DECISIONS)],

@@ -46,6 +46,7 @@ DAYS, CARDS = 60, 40
 WORLD = ("--customers", str(CARDS), "--terminals", str(CARDS), "--days", str(DAYS), "--seed", "3")
 KILLED_AFTER = 1_500
 BUDGET = 5
+RATE = 120
 
 
 def decided(settings: Settings) -> dict[str, DecisionRecord]:
@@ -128,7 +129,9 @@ def tell(loop: Loop, processes: Processes) -> None:
 
     accident = threading.Thread(target=kill_and_restart)
     accident.start()
-    done = loop.run("--review-budget", str(BUDGET), "--labels-to-end")
+    # What is learned of the first days must be in force in the last.
+    paced = ("--rate", str(RATE))
+    done = loop.run("--review-budget", str(BUDGET), "--labels-to-end", *paced)
     accident.join()
     assert done.exit_code == 0, done.output
     loop.said = json.loads(done.stdout)
@@ -150,7 +153,7 @@ def loop(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         maturity_days=10.0,
         # Nothing is learned at first, so that all is reviewed; then all three actions come up.
         review_score_min=0.009,
-        decline_score_min=0.0102,
+        decline_score_min=0.0101,
     )
     reset(stack, settings)
     with redis.from_url(stack.redis_url) as client:
@@ -180,7 +183,8 @@ def test_the_report_agrees_with_the_decisions_that_were_published(loop: Loop) ->
     report = loop.said["report"]
     actions = Counter(item.action for item in loop.left.decisions.values())
 
-    assert set(actions) == set(ACTIONS), actions
+    highest = sorted(item.score for item in loop.left.decisions.values())[-200::10]
+    assert set(actions) == set(ACTIONS), (actions, highest)
     assert report["alerts_reviewed"] + report["alerts_unreviewed"] == actions["review"]
     assert report["frauds_declined"] + report["false_declines"] == actions["decline"]
 
