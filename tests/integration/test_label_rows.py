@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
+import msgspec
 import pytest
 import redis
 
@@ -47,7 +48,7 @@ def named(row: int, text: str) -> str:
 def of_row(row: int, label: Label, card: str) -> Label:
     """Give a label of a row's own transactions."""
     supersedes = None if label.supersedes is None else named(row, label.supersedes)
-    return replace(
+    return msgspec.structs.replace(
         label,
         label_id=named(row, label.label_id),
         transaction_id=named(row, label.transaction_id),
