@@ -28,7 +28,7 @@ HEAD = ["what is broken", "where", "test", "verdict"]
 # What pytest ends with when tests have failed, rather than itself.
 TESTS_FAILED = 1
 COMMIT, LEARNER, VERDICTS = "pipeline/commit.py", "pipeline/learner.py", "pipeline/verdicts.py"
-CHUNKS, STORE, LANE = "consumers/chunks.py", "consumers/redis_store.py", "consumers/lane.py"
+CHUNKS, SCRIPTS, LANE = "consumers/chunks.py", "consumers/redis_scripts.py", "consumers/lane.py"
 ON_COMMIT = "tests/test_commit.py::"
 ON_RESTORED = "tests/integration/test_restored_redis.py::"
 ON_REDIS = "tests/integration/test_redis_store.py::"
@@ -61,14 +61,14 @@ class Mutation:
 MUTATIONS = (
     Mutation(
         "compare in the script",
-        STORE,
+        SCRIPTS,
         "if (position or '') ~= ARGV[1] then return 0 end",
         "",
         ON_REDIS + "test_a_stale_commit_is_refused_and_changes_nothing",
     ),
     Mutation(
         "outbox stored by the script",
-        STORE,
+        SCRIPTS,
         "redis.call('SET', KEYS[2], ARGV[3])",
         "",
         ON_REDIS + "test_a_new_owner_publishes_what_the_last_one_committed",
@@ -163,8 +163,8 @@ MUTATIONS = (
     Mutation(
         "records from the position on",
         LANE,
-        "if item.offset >= (self.part.position or 0)",
-        "if item.offset > (self.part.position or 0)",
+        "bisect_left(offsets, self.part.position or 0)",
+        "bisect_left(offsets, (self.part.position or 0) + 1)",
         "tests/test_lane.py::test_records_before_the_position_are_not_worked_on_again",
     ),
     Mutation(
