@@ -46,12 +46,14 @@ def repeating() -> Transactions:
 def wire_form(batch: Transactions, row: int) -> bytes:
     """Give an event as a producer sends it."""
     amount = f"{batch.amount_minor[row] // 100}.{batch.amount_minor[row] % 100:02d}"
+    is_declined = batch.declined is not None and batch.declined[row]
     return event_bytes(
         transaction_id=batch.transaction_id[row],
         event_time=int(batch.event_time_ms[row]),
         card_id=batch.keys[0][row],
         terminal_id=batch.keys[1][row],
         amount=amount,
+        response_code="05" if is_declined else "00",
     )
 
 
