@@ -36,7 +36,7 @@ DIGEST_BYTES = 8
 CONTENT_BYTES = 6
 SECONDS_BYTES = 4
 ENTRY_BYTES = SECONDS_BYTES + CONTENT_BYTES
-# Between two fields that are hashed; no id may hold it.
+# Between two fields that are hashed. No id may hold it, but a category may.
 SEPARATOR = "\x1f"
 # What has expired is removed when so large a part of the window has passed.
 PRUNED_A_WINDOW = 16
@@ -77,7 +77,7 @@ def contents_of(batch: Transactions) -> list[bytes]:
         batch.currency,
         *batch.keys,
     ]
-    texts = map(SEPARATOR.join, zip(*columns, strict=True))
+    texts = map(_joined, zip(*columns, strict=True))
     width = batch.numbers.shape[1] * batch.numbers.itemsize
     numbers = batch.numbers.tobytes()
     return [
@@ -167,6 +167,15 @@ def conflict(schema: Schema) -> Problem:
         "an id of its own",
         "the id of another transaction",
     )
+
+
+def _joined(fields: Sequence[str]) -> str:
+    """Join fields so that no others give the same text; the first is a number."""
+    text = SEPARATOR.join(fields)
+    if text.count(SEPARATOR) == len(fields) - 1:
+        return text
+    # No text of the plain form begins so.
+    return SEPARATOR + "".join(f"{len(field)}:{field}" for field in fields)
 
 
 def _rows(rows: list[int]) -> NDArray[np.int64]:

@@ -72,6 +72,16 @@ def test_fields_do_not_run_into_each_other() -> None:
     assert contents_of(first) != contents_of(other)
 
 
+def test_a_separator_within_a_field_makes_no_two_contents_equal() -> None:
+    plain = (["a"], ["b"], ["c"])
+    pairs = [(["a\x1fb"], ["c"], ["d"]), (["a"], ["b\x1fc"], ["d"]), (["a"], ["b"], ["c\x1fd"])]
+    batches = [replace(visits([MONDAY_MS], ids=["t"]), keys=keys) for keys in (*pairs, plain)]
+
+    assert len({contents_of(batch)[0] for batch in batches}) == len(batches)
+    for batch in batches:
+        assert contents_of(batch) == contents_of(replace(batch, transaction_id=["other"]))
+
+
 def test_near_duplicates_are_events_of_their_own() -> None:
     """Other ids, the same card, amount and terminal, within seconds: two coffees, say."""
     times = [MONDAY_MS, MONDAY_MS, MONDAY_MS + SECOND_MS, MONDAY_MS + 2 * SECOND_MS]
