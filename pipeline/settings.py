@@ -123,7 +123,7 @@ class Settings(ConnectionSettings):
     )
     batch_events_max: int = _setting(1024, "events decided and committed together, at most")
     batch_interval_seconds: float = _setting(
-        0.005,
+        0.015,
         "a batch of a partition begins this long after the one before at the earliest; "
         "what comes meanwhile is decided together",
     )

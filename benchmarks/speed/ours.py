@@ -68,11 +68,11 @@ def replay(bench: Bench) -> Found:
 
 def replay_handbook(bench: Bench) -> Found:
     """Replay the Handbook's stream."""
-    return _replayed(bench, Path(os.environ[DATA]) / "handbook.parquet")
+    return _replayed(bench, Path(os.environ[DATA]) / "handbook.parquet", "--schema", "handbook")
 
 
-def _replayed(bench: Bench, file: Path) -> Found:
-    given = ["replay", str(file), "--json", "--models", OURS.model]
+def _replayed(bench: Bench, file: Path, *more: str) -> Found:
+    given = ["replay", str(file), "--json", "--models", OURS.model, *more]
     found = answer(product(bench, *given))
     names = ("events", "seconds", "events_per_second", "worker_peak_mb", "process_cpu_seconds")
     kept = {name: found[name] for name in names}
