@@ -114,9 +114,7 @@ def traffic_kernel(
             profile, times[row], float(amounts[row]), counterparts[row], out[row, column:]
         )
         unusual[row] = out[row, column + DEVIATIONS_COLUMN] > UNUSUAL_DEVIATIONS
-        _record_traffic(profile, times[row], float(amounts[row]), counterparts[row])
-        for span in range(3):
-            profile.unusual[span] += unusual[row]
+        _record_traffic(profile, times[row], float(amounts[row]), counterparts[row], unusual[row])
 
 
 @kernel
@@ -173,7 +171,9 @@ def _read_traffic(
 
 
 @kernel
-def _record_traffic(profile: Record, time: int, amount: float, counterpart: int) -> None:
+def _record_traffic(
+    profile: Record, time: int, amount: float, counterpart: int, unusual: int
+) -> None:
     habit = profile.habit
     usual = winsorised(amount, habit[0], habit[1], habit[2])
     habit[0] += 1.0
@@ -185,6 +185,8 @@ def _record_traffic(profile: Record, time: int, amount: float, counterpart: int)
     profile.last_ms = max(profile.last_ms, time)
     profile.counterparts[profile.counterparts_next % RECENT_COUNTERPARTS] = counterpart
     profile.counterparts_next += 1
+    for span in range(3):
+        profile.unusual[span] += unusual
 
 
 @kernel
@@ -201,9 +203,8 @@ def record_traffic(
         if slots[row] >= 0:
             profile = profiles[slots[row]]
             _decay_traffic(profile, times[row])
-            _record_traffic(profile, times[row], float(amounts[row]), counterparts[row])
-            for span in range(3):
-                profile.unusual[span] += unusual[row]
+            amount = float(amounts[row])
+            _record_traffic(profile, times[row], amount, counterparts[row], unusual[row])
 
 
 @kernel
