@@ -51,6 +51,14 @@ class Chunk:
         return int(self.records[-1].offset) + 1
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How far the log of a partition was fetched, and where it ends."""
+
+    fetched: int
+    end: int
+
+
 class Owner(Protocol):
     """Who works on the chunks, and knows where each partition stands."""
 
@@ -156,21 +164,27 @@ class ChunkConsumer(driver.Consumer):
             self.owner.end_process(error)
             raise
 
-    async def unread(self) -> Mapping[TP, int]:
-        """Give how many records of each assigned partition have not been fetched yet."""
+    def log_end(self, tp: TP) -> int | None:
+        """Give where the log of a partition ended when it was last fetched from, if ever."""
+        end: int | None = self._thread.highwater(tp)
+        return end
+
+    async def extents(self) -> Mapping[TP, Extent]:
+        """Give how far each assigned partition was fetched, and where its log ends."""
         consumer = self._thread._ensure_consumer()  # noqa: SLF001 - there is no other door
 
-        async def count() -> dict[TP, int]:
+        async def count() -> dict[TP, Extent]:
             # The client's own position passes what it hands over to nobody: markers at the end.
             places = list(consumer.assignment())
             # What is done in this thread must not keep a seek waiting while the broker is away.
             async with asyncio.timeout(UNREAD_SECONDS_MAX):
                 ends = await consumer.end_offsets(places)
                 return {
-                    TP(*place): ends[place] - await consumer.position(place) for place in places
+                    TP(*place): Extent(await consumer.position(place), ends[place])
+                    for place in places
                 }
 
-        counted: Mapping[TP, int] = await self._thread.call_thread(count)
+        counted: Mapping[TP, Extent] = await self._thread.call_thread(count)
         return counted
 
     async def read_again(self, tp: TP, offset: int) -> None:

@@ -31,6 +31,7 @@ from consumers.dead_letters import (
 from consumers.decision_reader import DecisionReader
 from consumers.label_step import LabelStep, LoadedWaiting, Pending, PendingKey, Waits, key_of
 from consumers.lane import Part, own_code
+from consumers.listening import Listening
 from consumers.lost_window import NOTED_MAX, LearnedBefore, TrainingReader
 from consumers.patience import Patience
 from consumers.redis_client import as_bytes
@@ -82,6 +83,9 @@ class Labeller(Part):
         # History has no decisions but those that were made already.
         self._is_live = not parts.prefix
         self._patience = Patience()
+        self._listening = Listening()
+        # Where the log of labels ends, as far as is known.
+        self.log_end: int | None = None
         # So many labels are looked at together, at most.
         self._reach = parts.settings.batch_events_max
         # The records handled last, of which some may come again.
@@ -232,7 +236,11 @@ class Labeller(Part):
             await self._load(step.waiting, pending)
             self._join_pending(step, pending)
             self._expire(step, stored_number(f"wi:{p}", indexed))
-        await self._mature(step, stored_number(f"wm:{p}", stored))
+        watermark_ms = stored_number(f"wm:{p}", stored)
+        if self._is_live:
+            end, offset = self.log_end, self._offset
+            watermark_ms = self._listening.heard(watermark_ms, end=end, offset=offset)
+        await self._mature(step, watermark_ms)
         if not step.is_empty:
             await self._commit(step, self._offset)
         self._seen = seen
@@ -325,7 +333,7 @@ class Labeller(Part):
                 # The log is shorter than the index, or another id has the same hash.
                 del waiting.entries[key]
 
-    async def _mature(self, step: LabelStep, watermark_ms: int) -> None:
+    async def _mature(self, step: LabelStep, heard_ms: int) -> None:
         """Take the decisions, in the order of their log, that are old enough."""
         if not self._ahead:
             values = await self._maturing.read_on(self._matured, MATURING_MAX)
@@ -336,7 +344,7 @@ class Labeller(Part):
         old = [
             (offset, decision)
             for offset, decision in self._ahead
-            if decision.event_time <= watermark_ms - self._maturity_ms
+            if decision.event_time <= heard_ms - self._maturity_ms
         ]
         if not old:
             return

@@ -24,7 +24,7 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from consumers.backfill_run import check_no_run
-from consumers.chunks import ChunkConsumer
+from consumers.chunks import ChunkConsumer, Extent
 from consumers.control_feed import ControlFeed
 from consumers.labeller import Labeller
 from consumers.lane import Lane
@@ -119,7 +119,7 @@ class Worker:
         # Lanes come and go with assignments and with ticks, which must not interleave.
         self._handing_over = asyncio.Lock()
         self._watchdog = Watchdog()
-        self._unread: Mapping[TP, int] = {}
+        self._extents: Mapping[TP, Extent] = {}
         self._unread_is_known, self._unread_at = True, -UNREAD_SECONDS
         self._has_begun = False
         self._kafka = kafka_of(kafka_servers)
@@ -358,19 +358,32 @@ class Worker:
             self.end_process(CommitError(stall))
 
     def _has_work(self, tp: TP, lane: Lane) -> bool:
-        return not lane.is_full and (lane.is_working or self._unread.get(tp, 0) > 0)
+        extent = self._extents.get(tp)
+        is_behind = extent is not None and extent.fetched < extent.end
+        return not lane.is_full and (lane.is_working or is_behind)
 
     async def _count_unread(self) -> None:
         self._unread_at = time.monotonic()
         try:
-            unread = await asyncio.wait_for(self._consumer.unread(), CLIENT_SECONDS_MAX)
+            extents = await asyncio.wait_for(self._consumer.extents(), CLIENT_SECONDS_MAX)
         except (TimeoutError, KafkaError) as error:
             self._unread_is_known = False
             logger.warning("Kafka did not say what lies unread: %r", error)
             return
-        self._unread = {self._ours(tp): count for tp, count in unread.items()}
+        self._extents = {self._ours(tp): extent for tp, extent in extents.items()}
         self._unread_is_known = True
-        self.counts.unread = {(tp.topic, tp.partition): n for tp, n in self._unread.items()}
+        self.counts.unread = {
+            (tp.topic, tp.partition): extent.end - extent.fetched
+            for tp, extent in self._extents.items()
+        }
+
+    def _label_end(self, tp: TP, lane: Lane) -> int | None:
+        """Give the offset that a labeller comes to when it has read all, as far as is known."""
+        end, extent = self._consumer.log_end(self._theirs(tp)), self._extents.get(tp)
+        # What lies at the very end may be markers of transactions, which nobody is handed.
+        if extent is not None and extent.fetched == extent.end == end and not lane.is_working:
+            return lane.part.position or 0
+        return end
 
     async def _tick(self) -> None:
         while True:
@@ -378,7 +391,9 @@ class Worker:
             # Whoever is left with no partition is not told so by Faust.
             async with self._handing_over:
                 await self._let_go_of_all_but(set(map(self._ours, self._consumer.assignment())))
-            for lane in list(self._lanes.values()):
+            for tp, lane in list(self._lanes.items()):
+                if isinstance(lane.part, Labeller):
+                    lane.part.log_end = self._label_end(tp, lane)
                 await lane.tick()
             await self._watch()
             await self._look()
