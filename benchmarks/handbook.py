@@ -58,7 +58,7 @@ FRAUDS_JUDGED_MIN = 100
 SNAPSHOT_SECONDS = 0.1
 LABEL_LINGER_SECONDS = 0.05
 # More than usual: the fewer batches, the less work, and a decision is not waited for.
-BATCH_INTERVAL_SECONDS = 0.05
+BATCH_GATHERING_SECONDS = 0.05
 
 After = Callable[[Settings, Endpoints], dict[str, Any]]
 """A step after the books are closed, with servers and topics still there.
@@ -361,7 +361,7 @@ def handbook_settings(settings: Settings) -> Settings:
         schema="handbook",
         snapshot_interval_seconds=SNAPSHOT_SECONDS,
         label_linger_seconds=LABEL_LINGER_SECONDS,
-        batch_interval_seconds=BATCH_INTERVAL_SECONDS,
+        batch_gathering_seconds=BATCH_GATHERING_SECONDS,
     )
 
 

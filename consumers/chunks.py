@@ -15,6 +15,7 @@ partition lie fetched and not taken, aiokafka lets the whole broker wait, for up
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 from consumers.envelope_fetches import guard_clients
+from consumers.gathering import Gathering
 from pipeline.commit import resume_at
 
 logger = logging.getLogger(__name__)
@@ -75,6 +77,10 @@ class Owner(Protocol):
     def inputs(self) -> Collection[str]:
         """What Kafka calls the topics that others write."""
 
+    @property
+    def gathering_seconds(self) -> float:
+        """Where much comes, the broker gathers for so long before it answers a fetch."""
+
     def end_process(self, error: BaseException) -> None:
         """End the process: it cannot go on."""
 
@@ -99,6 +105,7 @@ class ChunkConsumer(driver.Consumer):
         self._asked: dict[TP, int] = {}
         self._room = asyncio.Event()
         self._fetching = asyncio.Lock()
+        self._gathering = Gathering(self.owner.gathering_seconds)
 
     def finished(self, tp: TP, records: int) -> None:
         """Say that records of a partition were worked on, or given up."""
@@ -147,7 +154,15 @@ class ChunkConsumer(driver.Consumer):
                 await asyncio.wait_for(self._room.wait(), timeout)
             return {}
         seconds = HELD_BACK_SECONDS if held else timeout
-        return await self._getmany(active_partitions=active - held, timeout=seconds)
+        fetched = await self._getmany(active_partitions=active - held, timeout=seconds)
+        self._pace(sum(map(len, fetched.values())))
+        return fetched
+
+    def _pace(self, records: int) -> None:
+        fewest, wait = self._gathering.after(records=records, now=time.monotonic())
+        fetcher = self._thread._ensure_consumer()._fetcher  # noqa: SLF001 - there is no other door
+        fetcher._fetch_min_bytes = fewest  # noqa: SLF001
+        fetcher._fetch_max_wait_ms = wait  # noqa: SLF001
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Seek every assigned partition to where the store stands."""

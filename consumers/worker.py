@@ -266,6 +266,11 @@ class Worker:
         """What Kafka calls the topics that others write."""
         return self._kafka.inputs
 
+    @property
+    def gathering_seconds(self) -> float:
+        """Where much comes, the broker gathers for so long before it answers a fetch."""
+        return self._settings.batch_gathering_seconds
+
     def _ours(self, tp: Any) -> TP:
         """Give a partition by our own name of its topic."""
         return TP(self._kafka.names.logical(tp.topic), tp.partition)
@@ -327,11 +332,8 @@ class Worker:
             tp,
             INPUTS[tp.topic](self._parts, tp.partition),
             batch_events_max=self._settings.batch_events_max,
-            interval_seconds=(
-                self._settings.batch_interval_seconds
-                if is_scorer
-                else self._settings.label_linger_seconds
-            ),
+            # The broker gathers what is decided together; labels have time.
+            interval_seconds=0.0 if is_scorer else self._settings.label_linger_seconds,
             read_again=self._read_again,
             finished=self._finished,
         )

@@ -122,10 +122,10 @@ class Settings(ConnectionSettings):
         200, "events in the window from which on the breaker judges the share"
     )
     batch_events_max: int = _setting(1024, "events decided and committed together, at most")
-    batch_interval_seconds: float = _setting(
-        0.015,
-        "a batch of a partition begins this long after the one before at the earliest; "
-        "what comes meanwhile is decided together",
+    batch_gathering_seconds: float = _setting(
+        0.012,
+        "where much comes, the broker gathers events for so long, to be decided together; "
+        "where little comes, nothing waits",
     )
     # A decision is waited for, a label is not.
     label_linger_seconds: float = _setting(

@@ -4,6 +4,7 @@ They end with the session however it ends, since they are attached to it.
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,10 @@ from tests.secured import Secured, secured_servers
 # Every run tries the same examples, and a slow machine fails none of them.
 of_hypothesis.register_profile("repeatable", deadline=None, derandomize=True)
 of_hypothesis.load_profile("repeatable")
+
+# A broker that lives for some minutes does better without its second compiler: that takes a core of
+# its own for the first twenty seconds of each.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 logger = logging.getLogger(__name__)
 

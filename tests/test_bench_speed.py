@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.speed.__main__ import TITLES, chosen
 from benchmarks.speed.compare import verdict
-from benchmarks.speed.latency import WARM_SECONDS, quantiles
+from benchmarks.speed.latency import quantiles
 from benchmarks.speed.material import Material
 from benchmarks.speed.place import OURS
 from benchmarks.speed.results import FIGURES, RATIOS, figures, kept, load, save
@@ -104,7 +104,8 @@ def test_what_became_slower_beside_the_naive_rival_is_said() -> None:
 
 def test_latency_counts_from_the_moment_in_the_schedule() -> None:
     rate, began = 100, 1_000.0
-    events = round(rate * (WARM_SECONDS + 1))
+    warm = 5.0
+    events = round(rate * (warm + 1))
     ids = [key.encode() for key in Material(OURS, events).batch.transaction_id]
     moments = began + np.arange(events) / rate
     seen = [(float(at) + 0.010, [key]) for at, key in zip(moments, ids, strict=True)]
@@ -114,12 +115,12 @@ def test_latency_counts_from_the_moment_in_the_schedule() -> None:
     # One event is decided late.
     seen[-2] = (seen[-2][0] + 0.5, seen[-2][1])
 
-    found = quantiles(seen, rate, began, events)
+    found = quantiles(seen, rate, began, events, warm)
 
     assert found["p50_ms"] == pytest.approx(10, abs=0.01)
     assert found["max_ms"] == pytest.approx(510, abs=0.01)
     with pytest.raises(AssertionError, match=f"1 of {events} events have no decision"):
-        quantiles([item for item in seen if ids[-1] not in item[1]], rate, began, events)
+        quantiles([item for item in seen if ids[-1] not in item[1]], rate, began, events, warm)
 
 
 def test_the_tables_have_their_places(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from benchmarks.speed.place import OURS
 from pipeline.signing import LabelSigner
 from pipeline.topics import FEEDBACK, TRANSACTIONS
 
-LINGER_MS = 1
+# What librdkafka and Kafka's own producer take, if nobody says otherwise.
+LINGER_MS = 5
 TICK_SECONDS = 0.001
 LABEL_SECONDS = 2.0
 BEFORE_SECONDS = 0.5
