@@ -34,7 +34,8 @@ from pipeline.errors import DataError
 from pipeline.records import MODES
 from pipeline.schema import load_schema
 from pipeline.signing import ControlSigner, ModelVerifier
-from stack.connections import current_settings, kafka_servers_of
+from stack.command_settings import current_settings
+from stack.connections import kafka_servers_of
 
 if TYPE_CHECKING:
     from consumers.model_topic import PublishedModels

@@ -36,7 +36,8 @@ from pipeline.settings import Settings
 from pipeline.signing import LabelSigner
 from producers.commands import progress_bar
 from producers.publisher import wait_for_any
-from stack.connections import current_settings, kafka_servers_of
+from stack.command_settings import current_settings
+from stack.connections import kafka_servers_of
 
 LEFT_SHOWN = 20
 

@@ -13,7 +13,8 @@ from consumers.model_topic import publish_model, read_models, role
 from pipeline.errors import DataError, SnapshotError
 from pipeline.sealing import read_sealed, read_version
 from pipeline.signing import ModelSigner, ModelVerifier
-from stack.connections import current_settings, kafka_servers_of
+from stack.command_settings import current_settings
+from stack.connections import kafka_servers_of
 
 
 @click.group()

@@ -32,7 +32,8 @@ from consumers.redrive import (
 )
 from pipeline.durations import parse_duration
 from pipeline.errors import REASON_HELP, REASONS, DataError, SettingError
-from stack.connections import current_settings, endpoints_of, kafka_servers_of
+from stack.command_settings import current_settings
+from stack.connections import endpoints_of, kafka_servers_of
 from stack.redis_clients import redis_client
 
 # What a table shows of a message; `show` has all of it.

@@ -13,7 +13,8 @@ from pipeline.errors import SettingError
 from pipeline.records import DecisionRecord
 from pipeline.schema import load_schema
 from pipeline.signing import LabelSigner
-from stack.connections import current_settings, endpoints_of
+from stack.command_settings import current_settings
+from stack.connections import endpoints_of
 from stack.redis_clients import redis_client
 
 

@@ -13,7 +13,8 @@ from pipeline.records import ACTIONS
 from pipeline.rules import Rules, load_rules, parse_rules, read_rules
 from pipeline.schema import load_schema
 from pipeline.topics import DECISIONS, TRAINING
-from stack.connections import current_settings, kafka_servers_of
+from stack.command_settings import current_settings
+from stack.connections import kafka_servers_of
 
 if TYPE_CHECKING:
     from pipeline.monitoring import Monitor

@@ -9,7 +9,8 @@ from consumers.endpoint import metrics_endpoint
 from pipeline.health import Health
 from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
-from stack.connections import current_settings, endpoints_of
+from stack.command_settings import current_settings
+from stack.connections import endpoints_of
 from stack.servers import Endpoints
 
 

@@ -20,7 +20,8 @@ from pipeline.verification import (
     Finding,
     Verified,
 )
-from stack.connections import current_settings, kafka_servers_of
+from stack.command_settings import current_settings
+from stack.connections import kafka_servers_of
 
 
 class _Policy(click.ParamType):

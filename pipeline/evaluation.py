@@ -16,10 +16,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import (
-    average_precision_score,
-    roc_auc_score,
-)
 
 from pipeline.durations import DAY_MS
 from pipeline.quality.budget import (
@@ -31,6 +27,7 @@ from pipeline.quality.budget import (
     value_detected,
 )
 from pipeline.quality.cards import card_days, handbook_by_day, plain_by_day, starts_of
+from pipeline.quality.ranking import average_precision, roc_auc
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -194,16 +191,6 @@ def squared_errors(scores: Floats, is_fraud: Bools) -> Floats:
     return np.square(scores - is_fraud)
 
 
-def average_precision(scores: Floats, is_fraud: Bools) -> float | None:
-    """Give the area under precision and recall."""
-    return float(average_precision_score(is_fraud, scores)) if _is_mixed(is_fraud) else None
-
-
-def roc_auc(scores: Floats, is_fraud: Bools) -> float | None:
-    """Give the probability that a fraud scores above a genuine event."""
-    return float(roc_auc_score(is_fraud, scores)) if _is_mixed(is_fraud) else None
-
-
 def calibration_error(
     scores: Floats, is_fraud: Bools, *, bins: int = CALIBRATION_BINS
 ) -> float | None:
@@ -284,10 +271,6 @@ def columns(scores: ArrayLike, is_fraud: ArrayLike) -> tuple[Floats, Bools]:
     assert score.shape == fraud.shape, (score.shape, fraud.shape)
     assert score.ndim == 1, score.shape
     return score, fraud
-
-
-def _is_mixed(is_fraud: Bools) -> bool:
-    return bool(is_fraud.any()) and not bool(is_fraud.all())
 
 
 def mean_or_none(values: Floats) -> float | None:

@@ -20,13 +20,13 @@ from pipeline.durations import DAY_MS
 from pipeline.evaluation import (
     Bools,
     Floats,
-    average_precision,
     calibration_error,
     columns,
     log_losses,
     mean_or_none,
     squared_errors,
 )
+from pipeline.quality.ranking import average_precision
 
 # Labels of the first day are mostly verdicts on reviewed events, which are no fair sample.
 SLOW_LABEL_MS = DAY_MS

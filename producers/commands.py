@@ -31,7 +31,7 @@ from producers.loop_options import CLOSED_LOOP_FRAUD_SCALE
 from producers.present_system import with_present_system
 from producers.simulator import Drift, SimulatorOptions, expected_transactions, simulate
 from producers.tokens import Tokeniser
-from stack.connections import current_settings, kafka_servers_of
+from stack.command_settings import current_settings
 
 LABEL_DELAY = "7d"
 SIMULATED_ENTITIES = ("card", "terminal")
@@ -268,6 +268,7 @@ def _publish(
     as_json: bool,
 ) -> None:
     from producers.publisher import Pace, Progress, Watch, publish  # noqa: PLC0415 - as above
+    from stack.connections import kafka_servers_of  # noqa: PLC0415 - Kafka's and Redis' clients
 
     with stopped_by_signal() as stop, progress_bar(total) as show:
 

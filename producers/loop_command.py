@@ -25,7 +25,8 @@ from producers.live_loop import PATIENCE_SECONDS, Closed, publish_closed
 from producers.loop_options import loop_of, loop_options, report_lines
 from producers.publisher import Pace, Progress, Watch
 from producers.tokens import Tokeniser
-from stack.connections import current_settings, kafka_servers_of
+from stack.command_settings import current_settings
+from stack.connections import kafka_servers_of
 
 
 @click.command(name="loop")

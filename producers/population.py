@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 SQUARE_SIDE = 100.0
 MEAN_AMOUNT_RANGE = (5.0, 100.0)
@@ -96,6 +95,9 @@ class Population:
 
     @classmethod
     def of(cls, random: Random, customers: int, terminals: int, radius: float) -> "Population":
+        # Commands that simulate nothing import this module too, and that one takes 20 MB.
+        from scipy.spatial import KDTree  # noqa: PLC0415
+
         place = random.uniform(0, SQUARE_SIDE, (customers, 2))
         mean_amount = random.uniform(*MEAN_AMOUNT_RANGE, customers)
         mean_daily = random.uniform(0, MEAN_DAILY_TRANSACTIONS_MAX, customers)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +13,6 @@ from pipeline.features import feature_table
 from pipeline.quality.findings import Findings, findings_of
 from pipeline.quality.what_if import Thresholds
 from pipeline.replay import Replay, ReplayOptions
-from pipeline.reporting.report import make_report
-from pipeline.reporting.run_log import RunLog
 from pipeline.rules import load_rules
 from pipeline.schema import Schema, load_schema
 from pipeline.sealing import read_sealed
@@ -37,7 +35,10 @@ from producers.replay_options import question_options, with_models
 from producers.replay_run import ReplayPlan, file_segments, run_replay
 from producers.report_file import ReportFile
 from producers.tokens import Tokeniser
-from stack.connections import current_settings
+from stack.command_settings import current_settings
+
+if TYPE_CHECKING:
+    from pipeline.reporting.run_log import RunLog
 
 
 @click.command()
@@ -177,16 +178,20 @@ def _closed_loop(options: ReplayOptions, others: dict[str, Any]) -> ClosedLoop |
     return ClosedLoop(loop) if loop else None
 
 
-def _run_log(schema: Schema, options: ReplayOptions) -> RunLog:
+def _run_log(schema: Schema, options: ReplayOptions) -> "RunLog":
+    # River's detectors take 150 MB to import, and only a report needs them.
+    from pipeline.reporting.run_log import RunLog  # noqa: PLC0415
+
     names = [feature.name for feature in feature_table(schema)]
     return RunLog(names, label_delay_ms=options.label_delay_ms, reference_from_ms=options.start_ms)
 
 
 def _save_report(
-    page: ReportFile, plan: ReplayPlan, run: Replay, log: RunLog, findings: Findings
+    page: ReportFile, plan: ReplayPlan, run: Replay, log: "RunLog", findings: Findings
 ) -> None:
     # The plotting library takes a second to import, and only this needs it.
     from pipeline.reporting.page import render  # noqa: PLC0415
+    from pipeline.reporting.report import make_report  # noqa: PLC0415
 
     found = make_report(
         plan.title,

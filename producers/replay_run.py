@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,6 @@ from pipeline.quality.groups import Groups
 from pipeline.quality.overfitting import OverfittingGauge
 from pipeline.quality.what_if import Thresholds
 from pipeline.replay import Labelled, Learned, Replay, ReplayOptions, ReplayResult
-from pipeline.reporting.run_log import RunLog
 from pipeline.rule_stats import RuleStats
 from pipeline.rules import NO_RULES, Rules
 from pipeline.schema import Schema
@@ -36,6 +36,9 @@ from producers.batch import EventBatch
 from producers.closed_loop import ClosedLoop
 from producers.commands import stopped_by_signal
 from producers.decision_file import DecisionFile
+
+if TYPE_CHECKING:  # River's detectors take 150 MB to import, and only a report needs them.
+    from pipeline.reporting.run_log import RunLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +73,7 @@ class ReplayPlan:
     with_features: bool = False
     snapshot: Snapshot | None = None
     world: ClosedLoop | None = None
-    log: RunLog | None = None
+    log: "RunLog | None" = None
     rules: Rules = NO_RULES
 
     @property

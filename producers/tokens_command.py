@@ -7,7 +7,7 @@ import msgspec
 
 from pipeline.errors import DataError
 from producers.tokens import Tokeniser
-from stack.connections import current_settings
+from stack.command_settings import current_settings
 
 
 @click.command()

@@ -37,7 +37,8 @@ from producers.commands import Duration, progress_bar, stopped_by_signal
 from producers.datasets import count_rows
 from producers.history import REJECTS_MAX, History, HistoryOptions, Reject
 from producers.tokens import Tokeniser
-from stack.connections import current_settings, endpoints_of
+from stack.command_settings import current_settings
+from stack.connections import endpoints_of
 from stack.servers import Endpoints
 
 # The settings that the result depends on: where things are changes nothing.

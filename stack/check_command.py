@@ -14,7 +14,8 @@ from pipeline.topics import TRANSACTIONS
 from stack.check_kafka import check_kafka
 from stack.check_records import check_records
 from stack.check_redis import check_redis
-from stack.connections import current_settings, endpoints_of
+from stack.command_settings import current_settings
+from stack.connections import endpoints_of
 from stack.findings import Finding, Status, ok, problem, warning
 from stack.kafka_address import Kafka
 from stack.redis_clients import RedisServer

@@ -10,7 +10,8 @@ from contextlib import ExitStack
 import click
 import msgspec
 
-from stack.connections import current_settings, endpoints_of, kafka_servers_of
+from stack.command_settings import current_settings
+from stack.connections import endpoints_of, kafka_servers_of
 from stack.servers import Endpoints, ServerStatus, Stack
 from stack.supervisor import Supervisor
 from stack.topic_setup import create_topics

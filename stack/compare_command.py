@@ -26,7 +26,8 @@ from producers.commands import moment_ms, progress_bar
 from producers.comparison_files import read_decision_file, read_label_file
 from producers.datasets import count_rows
 from producers.report_file import ReportFile
-from stack.connections import current_settings, kafka_servers_of
+from stack.command_settings import current_settings
+from stack.connections import kafka_servers_of
 
 # What the widest table takes.
 WIDTH_MIN = 150

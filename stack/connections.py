@@ -2,20 +2,11 @@
 
 from pathlib import Path
 
-import click
-
 from pipeline.errors import SettingError
 from pipeline.settings import Settings
 from stack.kafka_address import Kafka
 from stack.redis_clients import RedisServer
 from stack.servers import Endpoints, find_endpoints
-
-
-def current_settings() -> Settings:
-    """Give the settings of the command that runs."""
-    settings = click.get_current_context().obj
-    assert isinstance(settings, Settings), settings
-    return settings
 
 
 def endpoints_of(settings: Settings) -> Endpoints:

@@ -26,7 +26,7 @@ from pipeline.signing import LabelSigner
 from producers.feed import LabelOptions, limited
 from producers.publisher import Pace, Progress, Watch, publish
 from producers.simulator import SimulatorOptions, simulate
-from stack.connections import current_settings
+from stack.command_settings import current_settings
 from stack.demo_view import DemoState, live_view, summary
 from stack.redis_clients import redis_client
 from stack.servers import Endpoints, Stack, find_endpoints

@@ -34,7 +34,7 @@ from pipeline.keys import (
 )
 from pipeline.settings import Settings
 from pipeline.tokens import KeysByTime
-from stack.connections import current_settings
+from stack.command_settings import current_settings
 
 OWNERS = (*LABEL_SOURCES, *PAIR_OWNERS)
 # Those of tokens are made only where they are asked for: who holds one and a token can try numbers.

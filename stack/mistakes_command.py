@@ -33,7 +33,8 @@ from pipeline.version_names import split_version
 from producers.commands import Duration, moment_ms
 from producers.datasets import read_events
 from producers.tokens import Tokeniser
-from stack.connections import current_settings, kafka_servers_of
+from stack.command_settings import current_settings
+from stack.connections import kafka_servers_of
 
 
 @click.command()

@@ -17,7 +17,8 @@ from pipeline.card_scan import CardScan
 from pipeline.errors import FraudstreamError
 from pipeline.topics import TOPICS
 from producers.commands import progress_bar
-from stack.connections import current_settings, endpoints_of, kafka_servers_of
+from stack.command_settings import current_settings
+from stack.connections import endpoints_of, kafka_servers_of
 from stack.redis_clients import RedisServer, redis_client
 from stack.scan_sources import files_of, scan_file, scan_page, scan_redis, scan_topic
 

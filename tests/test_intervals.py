@@ -4,12 +4,13 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
 from models.compiled import kernel_source
 from pipeline.durations import DAY_MS
 from pipeline.evaluation import evaluate
 from pipeline.quality.intervals import (
+    CONFIDENCE,
     RANKING,
     Interval,
     Measured,
@@ -94,6 +95,15 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 def test_the_same_seed_gives_the_same_and_a_short_run_nothing() -> None:
     assert bootstrap_by_day(measured()) == bootstrap_by_day(measured())
     assert bootstrap_by_day(measured(days=6)) == {}
+
+
+@pytest.mark.parametrize("trials", [1, 2, 3, 7, 50, 1_000, 14_681, 1_754_155])
+def test_wilson_is_that_of_scipy(trials: int) -> None:
+    chance = np.random.default_rng(trials)
+    for hits in {0, 1, trials, *chance.integers(0, trials + 1, 100).tolist()}:
+        wanted = binomtest(hits, trials).proportion_ci(CONFIDENCE, method="wilson")
+
+        assert wilson(hits, trials) == Interval(wanted.low, wanted.high)
 
 
 def test_wilson_by_hand() -> None:

@@ -6,10 +6,11 @@ import pytest
 from models import make_model
 from models.contract import Model
 from pipeline.durations import DAY_MS
-from pipeline.evaluation import average_precision, log_losses
+from pipeline.evaluation import log_losses
 from pipeline.examples import Examples
 from pipeline.quality.learning import STEPS, learning_curve
 from pipeline.quality.overfitting import OverfittingGauge
+from pipeline.quality.ranking import average_precision
 from pipeline.replay import Learned, Replay, ReplayOptions
 from pipeline.settings import Settings
 from producers.simulator import SimulatorOptions, simulate

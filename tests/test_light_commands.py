@@ -54,6 +54,15 @@ def test_operators_and_analysts_wait_for_no_compiler(command: str) -> None:
     assert not found.intersection((*HEAVY, *COMPILER, "aiokafka", "faust"))
 
 
+def test_a_replay_without_a_report_loads_what_it_measures_with_and_no_more() -> None:
+    found = loaded("replay", "--help")
+
+    assert {"numba", "pyarrow"} <= found
+    assert not found.intersection(
+        (*CLIENTS, "sklearn", "scipy.stats", "scipy.spatial", "river.drift", "lightgbm", "altair")
+    )
+
+
 def test_a_worker_loads_what_decides_and_no_more() -> None:
     found = loaded("worker", "--help")
 

@@ -10,11 +10,11 @@ import pytest
 from pipeline.drift import ErrorDrift
 from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.engine import Decisions
-from pipeline.evaluation import average_precision
 from pipeline.feature_drift import FeaturePsi
 from pipeline.features import feature_table
 from pipeline.label_words import SOURCES
 from pipeline.quality.findings import Findings
+from pipeline.quality.ranking import average_precision
 from pipeline.replay import Labelled, Replay, ReplayOptions
 from pipeline.reporting.report import (
     action_days,

@@ -17,11 +17,11 @@ from pipeline.comparison.columns import ComparisonColumns
 from pipeline.comparison.parts import Contest, Marks, Part, drawn_days, interval_of
 from pipeline.durations import DAY_MS
 from pipeline.errors import DataError
-from pipeline.evaluation import average_precision, roc_auc
 from pipeline.mistakes import Costs
 from pipeline.quality.budget import ALERT_RATE, ALERTS_A_DAY, in_budget
 from pipeline.quality.groups import OTHERS, SEGMENTS_MAX
 from pipeline.quality.intervals import DAYS_MIN, RANKING, Interval, ranked
+from pipeline.quality.ranking import average_precision, roc_auc
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]

@@ -11,6 +11,7 @@ few new cards are left each day, and should never be read alone.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -133,7 +134,7 @@ def _detected_on(cards: CardDays, day: int, removed: Ints, top: int) -> Ints:
     return card[kept][order][cards.compromised[rows][kept][order]]
 
 
-def starts_of(*sorted_columns: Ints) -> NDArray[np.intp]:
+def starts_of(*sorted_columns: NDArray[Any]) -> NDArray[np.intp]:
     """Give the rows at which a group of equal values begins."""
     begins = np.zeros(len(sorted_columns[0]), np.bool_)
     begins[:1] = True

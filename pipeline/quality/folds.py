@@ -22,11 +22,11 @@ share of events that a fold tests.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import poisson, t
 
 from models.contract import Model
 from pipeline.engine import Decisions
@@ -43,7 +43,7 @@ SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 FOLDS_MIN, FOLDS_MAX = 2, 32
 SEED = 7
 # More copies of one event than this do not come in a thousand million draws.
-_COPIES = poisson.cdf(np.arange(12), 1.0)
+COPIES_MAX = 11
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -68,10 +68,19 @@ def memberships(
     drawn = np.frombuffer(b"".join(digests), "<u2").reshape(len(ids), -1)[:, :folds]
     if scheme == "bootstrap":
         # The middle of each step, so that no draw is exactly 0 or 1.
-        copies = np.searchsorted(_COPIES, (drawn + 0.5) / 65_536.0)
+        copies = np.searchsorted(_copies(), (drawn + 0.5) / 65_536.0)
         return np.asarray(copies, np.int8)
     own = drawn[:, :1] % folds == np.arange(folds)
     return np.asarray(own if scheme == "split" else ~own, np.int8)
+
+
+@cache
+def _copies() -> Floats:
+    # It takes 40 MB and a second to import, and only folds ask for it.
+    from scipy.stats import poisson  # noqa: PLC0415
+
+    shares: Floats = poisson.cdf(np.arange(COPIES_MAX + 1), 1.0)
+    return shares
 
 
 class Folds:
@@ -166,5 +175,7 @@ def fold_number(values: Sequence[float]) -> FoldNumber:
     """
     mean = float(np.mean(values))
     error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    from scipy.stats import t  # noqa: PLC0415 - as above
+
     half = float(t.ppf(0.5 + CONFIDENCE / 2.0, len(values) - 1)) * error
     return FoldNumber(mean, mean - half, mean + half, tuple(values))

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation import average_precision, log_losses
+from pipeline.evaluation import log_losses
+from pipeline.quality.ranking import average_precision
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

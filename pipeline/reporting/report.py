@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
-from sklearn.metrics import precision_recall_curve
 
 from pipeline.durations import DAY_MS, HOUR_MS
-from pipeline.evaluation import average_precision, log_losses, squared_errors
+from pipeline.evaluation import log_losses, squared_errors
 from pipeline.label_words import SOURCES
 from pipeline.quality.findings import Findings
+from pipeline.quality.intervals import wilson
+from pipeline.quality.ranking import average_precision, steps
 from pipeline.records import ACTIONS
 from pipeline.replay import ReplayOptions, ReplayResult
 from pipeline.reporting.run_log import SCORE, AlertColumns, LabelColumns, RunLog
@@ -168,12 +168,12 @@ def curve(model: str, scores: NDArray[np.float64], is_fraud: Bools) -> Iterator[
     """
     if not is_fraud.any():
         return
-    precision, recall, score_min = precision_recall_curve(is_fraud, scores)
-    # From the highest score to the lowest; the last point has no score and stands for nothing.
-    precision, recall, score_min = precision[-2::-1], recall[-2::-1], score_min[::-1]
+    found = steps(scores, is_fraud)
+    precision = found.frauds / (found.frauds + found.genuine)
+    recall = found.frauds / found.frauds[-1]
     wanted = np.linspace(recall[0], 1.0, CURVE_POINTS)
     for row in np.unique(np.searchsorted(recall, wanted, side="left")).tolist():
-        yield CurvePoint(model, float(score_min[row]), float(precision[row]), float(recall[row]))
+        yield CurvePoint(model, float(found.scores[row]), float(precision[row]), float(recall[row]))
 
 
 def operating_points(
@@ -197,7 +197,8 @@ def calibration(
     for place in np.unique(code).tolist():
         inside = code == place
         events, frauds = int(inside.sum()), int(is_fraud[inside].sum())
-        interval = binomtest(frauds, events).proportion_ci(method="wilson")
+        interval = wilson(frauds, events)
+        assert interval is not None, "no bin is empty"
         yield CalibrationBin(
             model=model,
             score_low=SCORE_EDGES[place],
@@ -206,8 +207,8 @@ def calibration(
             frauds=frauds,
             score_mean=float(scores[inside].mean()),
             fraud_rate=frauds / events,
-            rate_low=float(interval.low),
-            rate_high=float(interval.high),
+            rate_low=interval.low,
+            rate_high=interval.high,
         )
 
 
