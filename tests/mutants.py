@@ -31,6 +31,10 @@ COMMIT, LEARNER, VERDICTS = "pipeline/commit.py", "pipeline/learner.py", "pipeli
 CHUNKS, SCRIPTS, LANE = "consumers/chunks.py", "consumers/redis_scripts.py", "consumers/lane.py"
 ON_COMMIT = "tests/test_commit.py::"
 ON_RESTORED = "tests/integration/test_restored_redis.py::"
+ON_ROWS = (
+    "tests/simulation/test_rows.py::test_every_batch_is_decided_on_the_fold_of_what_was_committed"
+)
+PROFILES, ROWS = "consumers/redis_profiles.py", "consumers/entity_rows.py"
 ON_REDIS = "tests/integration/test_redis_store.py::"
 
 
@@ -201,6 +205,49 @@ MUTATIONS = (
         "    if named in known.labels:\n",
         "    if named == 1:\n",
         "tests/test_verdicts.py::test_the_same_label_again_is_repeated_and_changes_nothing",
+    ),
+    Mutation(
+        "additions once to a row that comes late",
+        ROWS,
+        "np.where(numbers > place[which], slots[which], ABSENT)",
+        "np.where(numbers > ABSENT, slots[which], ABSENT)",
+        ON_ROWS,
+    ),
+    Mutation(
+        "additions to rows that are not held stand aside",
+        ROWS,
+        "            self._aside.setdefault(ids[row], []).append((number, added, row))",
+        "            pass",
+        ON_ROWS,
+    ),
+    Mutation(
+        "rows written before the log is let go",
+        PROFILES,
+        "changed_since(folded).tolist()",
+        "changed_since(target).tolist()",
+        ON_ROWS,
+    ),
+    Mutation(
+        "the log let go no further than rows were written",
+        PROFILES,
+        "end_writing(writer, folded=target)",
+        "end_writing(writer, folded=self._number)",
+        ON_ROWS,
+    ),
+    Mutation(
+        "an entry of another history",
+        PROFILES,
+        "if not entries or entries[0].mark != mark:",
+        "if not entries:",
+        ON_ROWS,
+    ),
+    Mutation(
+        "what was read before all was forgotten",
+        PROFILES,
+        "        if life != self._life or (additions is None) != (self._additions is None):\n"
+        "            return None\n",
+        "",
+        ON_ROWS,
     ),
 )
 BY_NAME = {mutation.name: mutation for mutation in MUTATIONS}
