@@ -118,8 +118,9 @@ class ColumnLabels:
         self._delay_ms, self._limit = delay_ms, limit
         self._kept: deque[_Kept] = deque()
         self._waiting: deque[_Kept] = deque()
-        self._ids = KeyTable(width=1)
-        self._unlabelled = 0
+        self._ids: KeyTable | None = None
+        self._last_key = -1
+        self._count = self._unlabelled = 0
         self._last_ms = 0
 
     def add(self, batch: Transactions, decisions: Decisions, is_fraud: NDArray[np.int8]) -> bool:
@@ -129,15 +130,27 @@ class ColumnLabels:
             return False
         if int(is_fraud.min()) < 0 or int(times[0]) < self._last_ms or (np.diff(times) < 0).any():
             return False
-        if not self._ids.add_new(keys_of(decisions.transaction_ids)):
+        if not self._are_new(keys_of(decisions.transaction_ids)):
             return False
         kept = _Kept(batch, is_fraud, decisions)
         self._kept.append(kept)
         self._waiting.append(kept)
+        self._count += count
         self._unlabelled += count
         self._last_ms = int(times[-1])
         self._forget()
         return True
+
+    def _are_new(self, keys: NDArray[np.int64]) -> bool:
+        """Say whether none is remembered; as long as ids are numbers that grow, without a table."""
+        if self._ids is None:
+            if int(keys[0]) > self._last_key and (np.diff(keys) > 0).all():
+                self._last_key = int(keys[-1])
+                return True
+            self._ids = KeyTable(width=1)
+            for kept in self._kept:
+                self._ids.add_new(keys_of(kept.events.transaction_id))
+        return self._ids.add_new(keys)
 
     def due(self, now_ms: int) -> list[LabelledPart]:
         """Give, once, what has its label at this moment, in the order of the labels."""
@@ -184,5 +197,8 @@ class ColumnLabels:
 
     def _forget(self) -> None:
         """Let the oldest batches go, whole, as long as the limit is held without them."""
-        while len(self._ids) - len(self._kept[0].events) >= self._limit:
-            self._ids.forget(len(self._kept.popleft().events))
+        while self._count - len(self._kept[0].events) >= self._limit:
+            oldest = len(self._kept.popleft().events)
+            self._count -= oldest
+            if self._ids is not None:
+                self._ids.forget(oldest)

@@ -87,9 +87,9 @@ class Measured:
     scores: Floats
     is_fraud: Bools
     event_time_ms: Ints
-    card: Ints
+    card: NDArray[np.int32]
     amount_minor: Ints
-    frauds_known: tuple[Ints, Ints]
+    frauds_known: tuple[Ints, NDArray[np.int32]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,8 +212,9 @@ class Replay:
         except KeyboardInterrupt:
             self.result.finished = False
         self.result.seconds = time.perf_counter() - started
-        # Nothing more is learned, and measuring needs the room.
+        # Nothing more is decided or learned, and measuring needs the room.
         self._columns = None
+        del self._engine, self._waiting
         self.result.quality = self.scores.quality(
             self._options.start_ms, self._options.end_ms, alerts_a_day=self._options.alerts_a_day
         )

@@ -65,16 +65,20 @@ class ScoreColumns:
     def of_model(self, name: str, rows: NDArray[np.bool_]) -> Measured:
         """Give these rows with the scores of one model."""
         frauds = self.is_fraud == 1
-        # A view of all, which costs nothing, where a selection would copy every column.
-        part = slice(None) if rows.all() else rows
+        part = part_of(rows)
         return Measured(
             scores=self.scores[name][part],
             is_fraud=frauds[part],
             event_time_ms=self.event_time_ms[part],
-            card=self.card[part].astype(np.int64),
+            card=self.card[part],
             amount_minor=self.amount_minor[part],
-            frauds_known=(self.event_time_ms[frauds], self.card[frauds].astype(np.int64)),
+            frauds_known=(self.event_time_ms[frauds], self.card[frauds]),
         )
+
+
+def part_of(rows: NDArray[np.bool_]) -> NDArray[np.bool_] | slice:
+    """Give what selects these rows: of all a view, which costs nothing, where a copy would."""
+    return slice(None) if rows.all() else rows
 
 
 # Verdict, time, card, action, amount, row, labels known; then the scores of each model.

@@ -204,6 +204,8 @@ def frames(path: Path, names: list[str]) -> Iterator[pd.DataFrame]:
             # Whole numbers with a gap would become floats, and ids of 16 digits other ones.
             for part in _each(path, parts):
                 yield part.to_pandas(integer_object_nulls=True)
+        # Arrow would keep the memory for a next file.
+        pa.default_memory_pool().release_unused()
     else:
         with _translated(path, lambda: _csv(path, names)) as parts:
             yield from _each(path, parts)

@@ -11,6 +11,7 @@ from pipeline.durations import DAY_MS, HOUR_MS
 from pipeline.engine import Decisions
 from pipeline.replay import Labelled, Learned, Replay, ReplayOptions, ReplayResult
 from pipeline.settings import Settings
+from pipeline.texts import Numerals
 from tests.strategies import CARD, traffic
 
 EVENTS = 900
@@ -52,8 +53,26 @@ def one_comes_late(batch: Labelled) -> Labelled:
     return replace(batch[0], event_time_ms=times), batch[1]
 
 
+def numbered(batch: Labelled) -> Labelled:
+    return replace(batch[0], transaction_id=Numerals(np.arange(EVENTS) * 3)), batch[1]
+
+
+def a_number_comes_again_much_later(batch: Labelled) -> Labelled:
+    numbers = np.arange(EVENTS) * 3
+    numbers[700] = numbers[20]
+    return replace(batch[0], transaction_id=Numerals(numbers)), batch[1]
+
+
+def a_smaller_number_comes_and_one_again(batch: Labelled) -> Labelled:
+    numbers = np.arange(EVENTS) * 3
+    numbers[300] = 7
+    numbers[800] = numbers[600]
+    return replace(batch[0], transaction_id=Numerals(numbers)), batch[1]
+
+
 STREAMS: tuple[Callable[[Labelled], Labelled], ...] = (
     as_it_is, one_comes_twice, one_comes_again_much_later, one_that_nobody_knows_of, one_comes_late,
+    numbered, a_number_comes_again_much_later, a_smaller_number_comes_and_one_again,
 )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
 
-def in_budget(scores: Floats, day: Ints, *, a_day: int | Ints) -> Bools:
+def in_budget(scores: Floats, day: Ints | NDArray[np.int32], *, a_day: int | Ints) -> Bools:
     """Mark the events with the highest scores of each day; `a_day` of them, or all there are.
 
     `a_day` may be a number for each day, where days are numbered from 0.

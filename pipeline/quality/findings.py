@@ -29,7 +29,7 @@ from pipeline.quality.what_if import Thresholds, WhatIf, sweep, what_if
 from pipeline.records import ACTIONS
 from pipeline.replay import Replay, ReplayOptions
 from pipeline.rule_stats import RuleNumbers, RuleStats
-from pipeline.score_log import ScoreColumns
+from pipeline.score_log import ScoreColumns, part_of
 from pipeline.settings import Settings
 
 SCENARIO = "scenario"
@@ -179,14 +179,10 @@ def _what_ifs(champion: Measured, asked: Sequence[Thresholds]) -> Iterator[WhatI
 
 def _curve(log: ScoreColumns) -> Iterator[LearningStep]:
     # From the first event on, whatever period is judged: that is where it is learned.
-    known = log.is_fraud >= 0
+    known = part_of(log.is_fraud >= 0)
+    is_fraud, labels_known = log.is_fraud[known] == 1, log.labels_known[known]
     for name, scores in log.scores.items():
-        yield from learning_curve(
-            name,
-            scores[known],
-            log.is_fraud[known] == 1,
-            log.labels_known[known].astype(np.int64),
-        )
+        yield from learning_curve(name, scores[known], is_fraud, labels_known)
 
 
 def _features(models: Sequence[Model], rows: NDArray[np.float32]) -> Iterator[FeaturePart]:

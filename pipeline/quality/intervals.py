@@ -33,6 +33,8 @@ from pipeline.quality.budget import ALERT_RATE, ALERTS_A_DAY, in_budget
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+Days = NDArray[np.int32]
+"""A small number for each event, the first 0: its day or its bin."""
 
 # Fewer days than these are no sample of anything.
 DAYS_MIN = 7
@@ -68,7 +70,10 @@ def bootstrap_by_day(
     found: Measured, *, alerts_a_day: int = ALERTS_A_DAY, draws: int = DRAWS, seed: int = SEED
 ) -> dict[str, Interval]:
     """Give the interval of each number of `Quality`, by its name; nothing for a short run."""
-    days, day = np.unique(found.event_time_ms // DAY_MS, return_inverse=True)
+    numbers = (found.event_time_ms // DAY_MS).astype(np.int32)
+    days = np.unique(numbers)
+    day = np.searchsorted(days, numbers).astype(np.int32)
+    del numbers
     if len(days) < DAYS_MIN or found.is_fraud.all() or not found.is_fraud.any():
         return {}
     chance = np.random.default_rng(seed)
@@ -84,21 +89,19 @@ def bootstrap_by_day(
     }
 
 
-def _means(found: Measured, day: Ints, drawn: Floats) -> dict[str, Floats]:
+def _means(found: Measured, day: Days, drawn: Floats) -> dict[str, Floats]:
     """Give what is a mean over events or days, for each draw of days."""
     scores, fraud = found.scores, found.is_fraud
     events = drawn @ np.bincount(day)
-    errors = scores - fraud
     values = {
         "log_loss": drawn @ np.bincount(day, log_losses(scores, fraud)) / events,
         "brier": drawn @ np.bincount(day, squared_errors(scores, fraud)) / events,
     }
-    for name, code in (
-        ("calibration_error", equal_width(scores)),
-        ("calibration_error_equal_mass", equal_mass(scores)),
+    for name, bins_of in (
+        ("calibration_error", equal_width),
+        ("calibration_error_equal_mass", equal_mass),
     ):
-        bins, days = int(code.max()) + 1, drawn.shape[1]
-        sums = np.bincount(day * bins + code, errors, minlength=days * bins).reshape(days, bins)
+        sums = _errors(found, day, bins_of(scores).astype(np.int32), days=drawn.shape[1])
         values[name] = np.abs(drawn @ sums).sum(axis=1) / events
     plain, handbook = card_precisions(
         scores, fraud, found.event_time_ms, found.card, found.frauds_known
@@ -108,7 +111,15 @@ def _means(found: Measured, day: Ints, drawn: Floats) -> dict[str, Floats]:
     return values
 
 
-def _budgets(found: Measured, day: Ints, drawn: Floats, alerts_a_day: int) -> dict[str, Floats]:
+def _errors(found: Measured, day: Days, code: Days, *, days: int) -> Floats:
+    """Add up by day and bin how far the scores are from the truth."""
+    bins = int(code.max()) + 1
+    errors = found.scores - found.is_fraud
+    sums = np.bincount(day * np.int32(bins) + code, errors, minlength=days * bins)
+    return sums.reshape(days, bins).astype(np.float64, copy=False)
+
+
+def _budgets(found: Measured, day: Days, drawn: Floats, alerts_a_day: int) -> dict[str, Floats]:
     marked = in_budget(found.scores, day, a_day=alerts_a_day) & found.is_fraud
     money = found.amount_minor.astype(np.float64)
     days = drawn.shape[1]
@@ -124,7 +135,7 @@ def _budgets(found: Measured, day: Ints, drawn: Floats, alerts_a_day: int) -> di
         }
 
 
-def _ranked(found: Measured, day: Ints, drawn: Floats) -> dict[str, Floats]:
+def _ranked(found: Measured, day: Days, drawn: Floats) -> dict[str, Floats]:
     """Give what depends on the order of all scores, for each draw of days."""
     order = np.argsort(-found.scores, kind="stable")
     out = np.empty((len(drawn), len(RANKING)))

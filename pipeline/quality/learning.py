@@ -21,7 +21,6 @@ from pipeline.quality.ranking import average_precision
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
 
 STEPS = (0, *(digit * 10**power for power in range(2, 9) for digit in (1, 2, 5)))
 
@@ -40,10 +39,10 @@ class LearningStep:
 
 
 def learning_curve(
-    model: str, scores: Floats, is_fraud: Bools, labels_known: Ints
+    model: str, scores: Floats, is_fraud: Bools, labels_known: NDArray[np.int32]
 ) -> Iterator[LearningStep]:
     """Judge events by how many labels were known when they were scored."""
-    code = np.searchsorted(STEPS, labels_known, side="right") - 1
+    code = np.searchsorted(STEPS, labels_known, side="right").astype(np.int8) - np.int8(1)
     for place in np.unique(code).tolist():
         inside = code == place
         yield LearningStep(
