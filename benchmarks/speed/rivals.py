@@ -13,6 +13,7 @@ import redis
 from benchmarks.speed.bench import Bench, Found, Row
 from benchmarks.speed.material import EVENTS_A_LABEL
 from benchmarks.speed.place import Place, command_of
+from benchmarks.speed.warming import warm
 from benchmarks.speed.watch import MB, Ends, watch
 from pipeline.topics import DEAD_LETTERS, DECISIONS, TRAINING
 
@@ -26,6 +27,7 @@ def worker(bench: Bench) -> Found:
     with bench.place() as place:
         place.fill_labels(bench.material, step=EVENTS_A_LABEL)
         events = place.fill(bench.material)
+        warm(place, is_short=bench.is_short)
         with place.ours("trainer", bench.cores.others, wait=True) as trainer:
             pids = place.pids | {"trainer": trainer.process.pid}
             ends, training = ends_of(place, DECISIONS), ends_of(place, TRAINING, 1)
@@ -100,6 +102,7 @@ def _rival(bench: Bench, module: str, most: int, arguments: tuple[str, ...]) -> 
     with bench.place() as place:
         place.fill(bench.material)
         place.create_topic(OUTPUT)
+        warm(place, is_short=bench.is_short)
         given = [
             text.format(servers=place.endpoints.kafka_servers, partitions=place.settings.partitions)
             for text in arguments
