@@ -85,11 +85,12 @@ class Backfill:
         self._keeping: asyncio.Task[None] | None = None
         self._is_recovering = True
         self.counts = WorkerCounts(schema=schema.name)
+        self._profiles = ProfileCache(self.store, schema)
         parts = Parts(
             settings=settings,
             schema=schema,
             store=self.store,
-            profiles=ProfileCache(self.store, schema),
+            profiles=self._profiles,
             publish=self._publish,
             kafka_servers=kafka_servers,
             feed=self._feed,
@@ -132,6 +133,7 @@ class Backfill:
         for part in (*self._scorers, *self._labellers):
             if error is None or isinstance(part, Labeller):
                 await part.end()
+        await self._profiles.end()
         await self._trainer.end()
         if self._keeping is not None:
             self._keeping.cancel()

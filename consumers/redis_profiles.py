@@ -13,6 +13,7 @@ to there is not needed any more. What labels teach has one writer, the trainer, 
 
 import asyncio
 import itertools
+import logging
 import secrets
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,8 @@ from pipeline.profiles import ProfileView, Table
 from pipeline.schema import Schema
 from pipeline.stored_rows import damaged, sealed, unsealed
 
+logger = logging.getLogger(__name__)
+
 ADDITIONS = "additions"
 # Beyond so many bytes of rows a process writes back and forgets all: what is needed comes anew.
 CACHED_BYTES_MAX = 64 * 1024 * 1024
@@ -37,6 +40,8 @@ CACHED_BYTES_MAX = 64 * 1024 * 1024
 EVENTS_BEHIND_MAX, ENTRIES_BEHIND_MAX = 100_000, 10_000
 # Ids of one step of that, and entries until the next try of whoever was refused.
 IDS_A_STEP, TRY_AGAIN_ENTRIES = 128, 100
+# Whoever stops waits so long for rows that are being written.
+END_SECONDS_MAX = 3.0
 
 # Steps of the trainer that stay: whoever is further behind forgets all rows.
 LESSONS_KEPT = 300
@@ -247,9 +252,20 @@ class ProfileCache:
         return await self._store.end_writing(writer, folded=target)
 
     async def end(self) -> None:
-        """Wait for the rows that are being written."""
-        if self._writing is not None:
-            await self._writing
+        """Wait a moment for the rows that are being written; never raises.
+
+        What is left, or failed, whoever is next finds in the log and writes.
+        """
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        await asyncio.wait([writing], timeout=END_SECONDS_MAX)
+        if not writing.done():
+            logger.warning("rows are left to write: not done in %.1f s", END_SECONDS_MAX)
+            writing.cancel()
+            await asyncio.wait([writing], timeout=END_SECONDS_MAX)
+        elif not writing.cancelled() and (error := writing.exception()) is not None:
+            logger.warning("rows are left to write: %s", error)
 
 
 class RedisProfiles:

@@ -205,6 +205,7 @@ class Worker:
         await self._app.stop()
         # Batches under way are finished; those that waited are read again by whoever is next.
         await asyncio.gather(*(lane.end() for lane in self._lanes.values()))
+        await self._parts.profiles.end()
         await self._publisher.stop()
         await self._feed.stop()
         await self._controls.stop()
