@@ -30,7 +30,7 @@ from pipeline.features import FeatureKernel, unusual_amounts
 from pipeline.feedback import MemoryWaiting
 from pipeline.learner import Learner
 from pipeline.profiles import MemoryProfiles, bucket_table
-from pipeline.records import TrainingExample, decode_examples
+from pipeline.records import TrainingExample, decode_decisions, decode_examples
 from pipeline.sealing import opened
 from pipeline.settings import Settings
 from pipeline.signing import LabelSigner, ModelVerifier
@@ -97,9 +97,21 @@ class Restored:
                 ends |= {"pos:training": training.ends[0]}
             stored = self.positions()
             reached = {name: int(stored.get(name, b"0").split(b":")[0]) for name in ends}
-            return reached == ends and self.pending() == 0
+            return reached == ends and self.pending() == 0 and self.has_matured()
 
         wait_until(is_drained, "all is decided and learned", seconds_max=120.0)
+
+    def has_matured(self) -> bool:
+        """Say whether the first decision not looked at is too young, in each partition."""
+        stored, decided = self.positions(), read(self.settings, DECISIONS)
+        for p in range(PARTITIONS):
+            matured = int(stored.get(f"pos:{FEEDBACK}:{p}", b"0").split(b":")[-1])
+            part = [record.value for record in decided if record.partition == p]
+            [next_one] = decode_decisions(part[matured : matured + 1]) or [None]
+            newest_ms = int(self.redis.get(f"wm:{p}") or 0)  # type: ignore[arg-type]
+            if next_one and next_one.event_time <= newest_ms - MATURITY_DAYS * DAY_MS:
+                return False
+        return True
 
     def positions(self) -> dict[str, bytes]:
         names = [f"pos:{t}:{p}" for t in (TRANSACTIONS, FEEDBACK) for p in range(PARTITIONS)]
