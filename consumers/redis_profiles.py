@@ -229,9 +229,11 @@ class ProfileCache:
 
     async def write_back(self) -> bool:
         """Write all rows that were added to; `False` where another is at it."""
-        life, folded, target = self._life, self._folded, self._number
-        writer = self.mark()
-        if target == folded or not await self._store.begin_writing(writer, folded=folded):
+        life, folded, target = self._life, self._folded, self._additions
+        writer, steps = self.mark(), 0
+        if target is None or target.number == folded:
+            return False
+        if not await self._store.begin_writing(writer, folded=folded):
             return False
         for number, entity in enumerate(self._entities):
             for partition, ids in entity.aside().items():
@@ -244,12 +246,14 @@ class ProfileCache:
                 return False
             slots = entity.changed_since(folded).tolist()
             for first in range(0, len(slots), IDS_A_STEP):
-                if life != self._life:
+                place = self._additions
+                if life != self._life or place is None:
                     return False
-                pairs = list(entity.stored(slots[first : first + IDS_A_STEP], self._number))
-                if not await self._store.write_rows(writer, pairs):
+                pairs = list(entity.stored(slots[first : first + IDS_A_STEP], place.number))
+                if not await self._store.write_rows(writer, pairs, steps=steps, place=place):
                     return False
-        return await self._store.end_writing(writer, folded=target)
+                steps += 1
+        return await self._store.end_writing(writer, steps=steps, place=target)
 
     async def end(self) -> None:
         """Wait a moment for the rows that are being written; never raises.

@@ -265,25 +265,31 @@ return {state[1] or '0', folded, redis.call('GET', 'pos:training'), entries,
 )
 
 # Begins, goes on with or ends the writing of rows, by one writer at a time. Whoever was at it and
-# has not ended while so many entries came is gone, or refused from now on.
+# has not ended while so many entries came is gone, or refused from now on. So is a writer whose
+# store was put back meanwhile, to where he was at it already: it lacks steps that he has taken, or
+# the entry that his rows end with is another's.
 WRITE_BACK_SCRIPT = """
 local step, writer = ARGV[1], ARGV[2]
-local state = redis.call('HMGET', 'shared', 'additions', 'folded', 'writer', 'since')
+local state = redis.call('HMGET', 'shared', 'additions', 'folded', 'writer', 'since', 'steps')
 local newest = tonumber(state[1] or '0')
 if step == 'begin' then
     local is_other = state[3] and state[3] ~= writer
         and newest - tonumber(state[4]) < tonumber(ARGV[4])
     if (state[2] or '0') ~= ARGV[3] or is_other then return 0 end
-    redis.call('HSET', 'shared', 'writer', writer, 'since', newest)
+    redis.call('HSET', 'shared', 'writer', writer, 'since', newest, 'steps', 0)
     return 1
 end
-if state[3] ~= writer then return 0 end
+local steps, number, by = tonumber(ARGV[3]), ARGV[4], ARGV[5]
+if state[3] ~= writer or tonumber(state[5] or '0') < steps then return 0 end
+local entry = redis.call('XRANGE', 'additions', number .. '-0', number .. '-0')[1]
+if not entry or entry[2][2] ~= by then return 0 end
 if step == 'rows' then
-    redis.call('MSET', unpack(ARGV, 3))
+    redis.call('MSET', unpack(ARGV, 6))
+    redis.call('HSET', 'shared', 'steps', steps + 1)
 else
-    redis.call('HSET', 'shared', 'folded', ARGV[3])
-    redis.call('HDEL', 'shared', 'writer', 'since')
-    redis.call('XTRIM', 'additions', 'MINID', ARGV[4])
+    redis.call('HSET', 'shared', 'folded', number)
+    redis.call('HDEL', 'shared', 'writer', 'since', 'steps')
+    redis.call('XTRIM', 'additions', 'MINID', ARGV[6])
 end
 return 1
 """

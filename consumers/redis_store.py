@@ -261,14 +261,21 @@ class RedisStore:
         """Become the one who writes rows back, unless another is at it, or has just done it."""
         return bool(await self._write_back(args=["begin", writer, folded, WRITER_ENTRIES_MAX]))
 
-    async def write_rows(self, writer: str, pairs: Sequence[str | bytes]) -> bool:
-        """Write some rows; `False` if another is at it by now."""
-        return bool(await self._write_back(args=["rows", writer, *pairs]))
+    async def write_rows(
+        self, writer: str, pairs: Sequence[str | bytes], *, steps: int, place: Mark
+    ) -> bool:
+        """Write some rows, after so many steps; `False` if another is at it by now.
 
-    async def end_writing(self, writer: str, *, folded: int) -> bool:
-        """Say that all rows hold all additions up to a number, and forget most of those."""
-        kept = max(folded - ENTRIES_KEPT, 0)
-        return bool(await self._write_back(args=["end", writer, folded, f"{kept}-0"]))
+        Or if the store was put back: it lacks one of the steps, or the place that the rows are of.
+        """
+        args = ["rows", writer, steps, place.number, place.by, *pairs]
+        return bool(await self._write_back(args=args))
+
+    async def end_writing(self, writer: str, *, steps: int, place: Mark) -> bool:
+        """Say that all rows hold all additions up to a place, and forget most of those."""
+        kept = max(place.number - ENTRIES_KEPT, 0)
+        args = ["end", writer, steps, place.number, place.by, f"{kept}-0"]
+        return bool(await self._write_back(args=args))
 
     async def commit(
         self, name: str, expected: str | None, stored: Stored, changes: Sequence[Change]

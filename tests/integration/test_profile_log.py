@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.chaos.held import write_rows_back
 from consumers import redis_profiles
 from consumers.redis_profiles import ProfileCache, RedisProfiles, taught_change
-from consumers.redis_store import RedisStore
+from consumers.redis_store import Mark, RedisStore
 from pipeline.commit import Change, Stored
 from pipeline.errors import CommitError
 from pipeline.events import Transactions
@@ -28,6 +28,7 @@ from tests.strategies import CARD, MONDAY_MS, traffic, visits
 pytestmark = pytest.mark.integration
 
 KERNEL = FeatureKernel(CARD)
+NEVER = ["r:terminal:m1", b"never"]
 
 
 class Partition:
@@ -66,6 +67,10 @@ class World:
 
     def process(self) -> ProfileCache:
         return ProfileCache(self.store, CARD)
+
+    async def place(self) -> Mark:
+        """Give the end of the log of additions, which nobody has trimmed."""
+        return (await self.store.read(None, None, [], b"")).additions[-1].mark
 
     def partition(self, cache: ProfileCache, number: int) -> Partition:
         return Partition(cache, self.store, number)
@@ -246,13 +251,14 @@ def test_beyond_its_bytes_a_process_begins_anew(
 def test_of_two_that_write_rows_back_one_is_refused(client: redis.Redis, stack: Endpoints) -> None:
     async def story(world: World) -> None:
         await world.partition(world.process(), 0).decide(visits([MONDAY_MS]))
+        place = await world.place()
         assert await world.store.begin_writing("a", folded=0)
         assert await world.store.begin_writing("a", folded=0), "sent again after a time-out"
         assert not await world.store.begin_writing("b", folded=0)
-        assert not await world.store.write_rows("b", ["r:terminal:m1", b"never"])
-        assert not await world.store.end_writing("b", folded=1)
-        assert await world.store.end_writing("a", folded=1)
-        assert not await world.store.write_rows("a", ["r:terminal:m1", b"never"])
+        assert not await world.store.write_rows("b", NEVER, steps=0, place=place)
+        assert not await world.store.end_writing("b", steps=0, place=place)
+        assert await world.store.end_writing("a", steps=0, place=place)
+        assert not await world.store.write_rows("a", NEVER, steps=0, place=place)
         assert not await world.store.begin_writing("b", folded=0), "they have been written"
         assert await world.store.begin_writing("b", folded=1)
 
@@ -273,7 +279,8 @@ def test_a_writer_that_died_gives_way(
             assert not await world.store.begin_writing("next", folded=0)
             await partition.decide(visits([MONDAY_MS + step]))
         assert await world.store.begin_writing("next", folded=0)
-        assert not await world.store.write_rows("dead", ["r:terminal:m1", b"never"])
+        place = await world.place()
+        assert not await world.store.write_rows("dead", NEVER, steps=0, place=place)
 
     run(stack, story)
 
@@ -308,18 +315,26 @@ def test_what_is_learned_is_seen_at_once_with_the_offset_that_it_belongs_to(
     run(stack, story)
 
 
+def copied(client: redis.Redis) -> dict[bytes, bytes]:
+    return {key: client.dump(key) for key in client.scan_iter()}
+
+
+def put_back(client: redis.Redis, kept: dict[bytes, bytes]) -> None:
+    client.flushall()
+    for key, value in kept.items():
+        client.restore(key, 0, value)
+
+
 def test_a_store_that_was_put_back_is_noticed(client: redis.Redis, stack: Endpoints) -> None:
     first, other = visits([MONDAY_MS], cards=["c2"]), visits([MONDAY_MS + 1] * 2, cards=["c4"] * 2)
 
     async def story(world: World) -> None:
         cache = world.process()
         await world.partition(cache, 0).decide(first)
-        kept = {key: client.dump(key) for key in client.scan_iter()}
+        kept = copied(client)
         await world.partition(cache, 1).decide(visits([MONDAY_MS] * 3, cards=["c3"] * 3))
         await cache.load(first.keys, 0)
-        client.flushall()
-        for key, value in kept.items():
-            client.restore(key, 0, value)
+        put_back(client, kept)
         # The number that the cache stands at is given out again, to something else.
         await world.partition(world.process(), 1).decide(other)
         wanted, _ = expected([first, other, first])
@@ -327,3 +342,38 @@ def test_a_store_that_was_put_back_is_noticed(client: redis.Redis, stack: Endpoi
         assert (await world.partition(cache, 0).look(first)).tobytes() == wanted[-1]
 
     run(stack, story)
+
+
+def test_a_writer_whose_store_was_put_back_meanwhile_is_refused(
+    client: redis.Redis, stack: Endpoints
+) -> None:
+    """The writer is in the copy as well; the rows that he has written since are not."""
+
+    async def story(world: World) -> None:
+        store, cache = world.store, world.process()
+        owner = world.partition(cache, 0)
+        await owner.decide(visits([MONDAY_MS]))
+        place = await world.place()
+        assert await store.begin_writing("a", folded=0)
+        kept = copied(client)
+        assert await store.write_rows("a", NEVER, steps=0, place=place)
+        put_back(client, kept)
+        assert not await store.end_writing("a", steps=1, place=place), "its rows are lost"
+
+        # An addition that was lost with the exchange, and another of its number.
+        await owner.decide(visits([MONDAY_MS + 1]))
+        lost = await world.place()
+        put_back(client, kept)
+        await world.partition(world.process(), 1).decide(visits([MONDAY_MS + 2]))
+        assert lost.number == (await world.place()).number
+        assert not await store.write_rows("a", NEVER, steps=0, place=lost)
+        assert not await store.end_writing("a", steps=0, place=lost)
+        assert client.get(NEVER[0]) is None
+
+        assert await store.write_rows("a", ["r:terminal:m1", b"row"], steps=0, place=place)
+        assert await store.end_writing("a", steps=1, place=place)
+
+    run(stack, story)
+
+    assert client.hget("shared", "folded") == b"1"
+    assert client.get("r:terminal:m1") == b"row"
