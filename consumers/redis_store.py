@@ -268,14 +268,14 @@ class RedisStore:
 
         Or if the store was put back: it lacks one of the steps, or the place that the rows are of.
         """
-        args = ["rows", writer, steps, place.number, place.by, *pairs]
-        return bool(await self._write_back(args=args))
+        words: list[Any] = ["rows", writer, steps, place.number, place.by, *pairs]
+        return bool(await self._write_back(args=words))
 
     async def end_writing(self, writer: str, *, steps: int, place: Mark) -> bool:
         """Say that all rows hold all additions up to a place, and forget most of those."""
         kept = max(place.number - ENTRIES_KEPT, 0)
-        args = ["end", writer, steps, place.number, place.by, f"{kept}-0"]
-        return bool(await self._write_back(args=args))
+        words: list[Any] = ["end", writer, steps, place.number, place.by, f"{kept}-0"]
+        return bool(await self._write_back(args=words))
 
     async def commit(
         self, name: str, expected: str | None, stored: Stored, changes: Sequence[Change]

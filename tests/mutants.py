@@ -35,6 +35,7 @@ ON_ROWS = (
     "tests/simulation/test_rows.py::test_every_batch_is_decided_on_the_fold_of_what_was_committed"
 )
 PROFILES, ROWS = "consumers/redis_profiles.py", "consumers/entity_rows.py"
+ON_LOG = "tests/integration/test_profile_log.py::"
 ON_REDIS = "tests/integration/test_redis_store.py::"
 
 
@@ -230,8 +231,8 @@ MUTATIONS = (
     Mutation(
         "the log let go no further than rows were written",
         PROFILES,
-        "end_writing(writer, folded=target)",
-        "end_writing(writer, folded=self._number)",
+        "end_writing(writer, steps=steps, place=target)",
+        "end_writing(writer, steps=steps, place=self._additions or target)",
         ON_ROWS,
     ),
     Mutation(
@@ -240,6 +241,58 @@ MUTATIONS = (
         "if not entries or entries[0].mark != mark:",
         "if not entries:",
         ON_ROWS,
+    ),
+    Mutation(
+        "rows written before it is said that they are",
+        PROFILES,
+        "        for number, entity in enumerate(self._entities):\n"
+        "            for partition, ids in",
+        "        await self._store.end_writing(writer, steps=0, place=target)\n"
+        "        for number, entity in enumerate(self._entities):\n"
+        "            for partition, ids in",
+        ON_ROWS,
+    ),
+    Mutation(
+        "rows that are not held fetched before the log is let go",
+        PROFILES,
+        "entity.aside().items()",
+        "dict[int, list[str]]().items()",
+        ON_ROWS,
+    ),
+    Mutation(
+        "entries folded once by loads that overtake each other",
+        PROFILES,
+        "            if entry.mark.number > self._additions.number:\n",
+        "            if entry.mark.number > 0:\n",
+        ON_ROWS,
+    ),
+    Mutation(
+        "a store that was put back behind what all rows held",
+        PROFILES,
+        "        if answer.folded < folded:\n",
+        "        if answer.folded < 0:\n",
+        ON_ROWS,
+    ),
+    Mutation(
+        "a writer counts his steps",
+        PROFILES,
+        "                steps += 1\n",
+        "",
+        ON_ROWS,
+    ),
+    Mutation(
+        "steps of a writer that were lost",
+        SCRIPTS,
+        " or tonumber(state[5] or '0') < steps",
+        "",
+        ON_LOG + "test_a_writer_whose_store_was_put_back_meanwhile_is_refused",
+    ),
+    Mutation(
+        "rows of a history that was given up",
+        SCRIPTS,
+        "if not entry or entry[2][2] ~= by then return 0 end",
+        "",
+        ON_LOG + "test_a_writer_whose_store_was_put_back_meanwhile_is_refused",
     ),
     Mutation(
         "what was read before all was forgotten",

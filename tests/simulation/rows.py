@@ -41,8 +41,8 @@ QUIET_STEPS_MAX = 100_000
 Name = tuple[int, int, int, str]
 """A row: number of its entity, number of its kind, partition (where that matters), id."""
 
-Seen = tuple[Mark, list[tuple[Name, Kind, bytes]]]
-"""What a batch is decided on: a place in the log, and rows as of it."""
+Seen = tuple[int, Mark, list[tuple[Name, Kind, bytes]]]
+"""What a batch is decided on: its history, a place in the log, and rows as of it."""
 
 
 def kinds() -> Iterator[tuple[int, int, Kind]]:
@@ -87,6 +87,15 @@ class Truth:
         return versions[place - 1] if place else kind.empty(1).tobytes()
 
 
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who writes rows back: how many additions there were when he began, and steps he has done."""
+
+    name: str
+    since: int
+    steps: int = 0
+
+
 @dataclass
 class Held:
     """What the store holds of profiles, and the truth of it."""
@@ -95,6 +104,9 @@ class Held:
     newest: int = 0
     folded: int = 0
     rows: dict[str, bytes] = field(default_factory=dict)
+    writer: Writer | None = None
+    # Of each input: the number of its newest addition.
+    last: dict[str, int] = field(default_factory=dict)
     truth: Truth = field(default_factory=Truth)
 
 
@@ -104,7 +116,6 @@ class RowsStore(SimulatedStore):
     def __init__(self, chance: random.Random) -> None:
         super().__init__(chance)
         self.held = Held()
-        self.writer: tuple[str, int] | None = None
         self.trimmed = self.written = 0
         # By the name of the entry that a batch would add.
         self.seen: dict[str, Seen] = {}
@@ -118,19 +129,27 @@ class RowsStore(SimulatedStore):
             return False
         for _, by, content in changes:
             held = self.held
-            self._check(*self.seen.pop(str(by)))
+            self._check(name, *self.seen.pop(str(by)))
             held.newest += 1
+            held.last[name] = held.newest
             entry = LogEntry(Mark(held.newest, str(by).encode()), cast(bytes, content))
             held.entries[held.newest] = entry
             held.truth.add(entry)
         return True
 
-    def _check(self, mark: Mark, rows: Sequence[tuple[Name, Kind, bytes]]) -> None:
+    def _check(
+        self, owner: str, history: int, mark: Mark, rows: Sequence[tuple[Name, Kind, bytes]]
+    ) -> None:
         """Compare what a batch was decided on with the truth, as its commit is taken.
 
         A batch that was loaded before the store was put back is one of that history.
         """
         [truth, *_] = [item for item in (self.held.truth, *self.before) if mark in item.marks]
+        # A position that is older than the exchange may have come about again, by other steps.
+        if history == len(self.before):
+            newest = self.held.last.get(owner, 0)
+            assert truth is self.held.truth, f"{mark} is of a history that was given up"
+            assert mark.number >= newest, f"{owner} was decided without its own addition {newest}"
         for name, kind, found in rows:
             expected = truth.row(name, kind, mark.number)
             assert found == expected, f"{kind.name} of {name[-1]} is not the fold up to {mark}"
@@ -138,7 +157,7 @@ class RowsStore(SimulatedStore):
     def put_back(self, held: Held, stored: dict[str, Stored]) -> None:
         """Go back to an older state."""
         self.before.append(self.held.truth)
-        self.held, self.stored, self.writer, self.late = held, stored, None, []
+        self.held, self.stored, self.late = held, stored, []
 
     async def read_profiles(
         self, additions: Mark | None, lessons: Mark | None, keys: Sequence[str], ids: bytes
@@ -160,36 +179,44 @@ class RowsStore(SimulatedStore):
         """Become the writer, if nobody else is at it."""
         await step()
         held = self.held
-        is_other = self.writer is not None and held.newest - self.writer[1] < WRITER_ENTRIES_MAX
+        is_other = held.writer is not None and held.newest - held.writer.since < WRITER_ENTRIES_MAX
         is_taken = held.folded == folded and not is_other
         if is_taken:
-            self.writer = writer, held.newest
+            held.writer = Writer(writer, held.newest)
         await step()
         return is_taken
 
-    async def write_rows(self, writer: str, pairs: Sequence[str | bytes]) -> bool:
+    async def write_rows(
+        self, writer: str, pairs: Sequence[str | bytes], *, steps: int, place: Mark
+    ) -> bool:
         """Write rows, if this is still the writer."""
         await step()
-        is_writer = self.writer is not None and self.writer[0] == writer
+        is_writer = self._is_at_it(writer, steps, place)
         if is_writer:
             self.held.rows |= dict(zip(pairs[::2], pairs[1::2], strict=True))  # type: ignore[arg-type]
+            self.held.writer = Writer(writer, cast(Writer, self.held.writer).since, steps + 1)
         await step()
         return is_writer
 
-    async def end_writing(self, writer: str, *, folded: int) -> bool:
-        """Say that all rows hold all up to a number, and trim the log."""
+    async def end_writing(self, writer: str, *, steps: int, place: Mark) -> bool:
+        """Say that all rows hold all up to a place, and trim the log."""
         await step()
         held = self.held
-        is_writer = self.writer is not None and self.writer[0] == writer
+        is_writer = self._is_at_it(writer, steps, place)
         if is_writer:
-            held.folded, self.writer = folded, None
-            kept = max(folded - ENTRIES_KEPT, 0)
+            held.folded, held.writer = place.number, None
+            kept = max(place.number - ENTRIES_KEPT, 0)
             before = len(held.entries)
             held.entries = {n: entry for n, entry in held.entries.items() if n >= kept}
             self.trimmed += before - len(held.entries)
             self.written += 1
         await step()
         return is_writer
+
+    def _is_at_it(self, writer: str, steps: int, place: Mark) -> bool:
+        found, entry = self.held.writer, self.held.entries.get(place.number)
+        is_known = found is not None and found.name == writer and found.steps >= steps
+        return is_known and entry is not None and entry.mark == place
 
 
 class _Doors:
@@ -259,19 +286,22 @@ class Life:
     async def _decide(self, partition: int, cache: ProfileCache) -> None:
         """Decide batch after batch, each from the position that the store has."""
         profiles, name = RedisProfiles(cache, partition), f"transactions:{partition}"
+        history = len(self.store.before)
         position = (await self.store.load(name)).position
         while True:
             batch = self._batch(partition)
             await profiles.load(batch)
             seen = self._seen(batch, partition, cache, profiles.open(batch))
             changes = profiles.changes(batch, np.zeros(len(batch), np.int8))
-            self.store.seen[str(changes[0][1])] = seen
+            self.store.seen[str(changes[0][1])] = history, *seen
+            history = len(self.store.before)
             stored = Stored(str(int(position or 0) + 1), b"")
             try:
                 is_done = await self.store.commit(name, position, stored, changes)
             except UnknownResultError:
                 is_done = False
             self._left -= 1
+            history = history if is_done else len(self.store.before)
             position = stored.position if is_done else (await self.store.load(name)).position
 
     def _batch(self, partition: int) -> Transactions:
@@ -290,7 +320,7 @@ class Life:
 
     def _seen(
         self, batch: Transactions, partition: int, cache: ProfileCache, view: ProfileView
-    ) -> Seen:
+    ) -> tuple[Mark, list[tuple[Name, Kind, bytes]]]:
         """Keep what a batch is decided on, and which place of the log that is of."""
         opened = {
             (0, "c"): view.traffic,
@@ -346,7 +376,7 @@ class Life:
     def _check_all(self) -> None:
         """A process that begins anew finds, and writes back, the rows of the one fold."""
         cache = ProfileCache(cast(RedisStore, _Doors(self.store)), SCHEMA)
-        self.store.writer = None
+        self.store.held.writer = None
         for partition in range(PARTITIONS):
             cards = [f"c{card * PARTITIONS + partition}" for card in range(CARDS)]
             self._finish(self._all_rows(cache, partition, cards))
