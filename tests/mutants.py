@@ -267,13 +267,6 @@ MUTATIONS = (
         ON_ROWS,
     ),
     Mutation(
-        "a store that was put back behind what all rows held",
-        PROFILES,
-        "        if answer.folded < folded:\n",
-        "        if answer.folded < 0:\n",
-        ON_ROWS,
-    ),
-    Mutation(
         "a writer counts his steps",
         PROFILES,
         "                steps += 1\n",

@@ -33,8 +33,8 @@ CARDS, TERMINALS = 9, 6
 BATCH_MAX = 4
 # As small as they can be, so that every bound is met in every life.
 ENTRIES_AT_ONCE, ENTRIES_KEPT, WRITER_ENTRIES_MAX, IDS_A_STEP = 6, 4, 12, 2
-CRASH, MOVE, SLEEP, PUT_BACK, UNLUCKY = 0.004, 0.006, 0.003, 0.003, 0.2
-SLEEP_STEPS = 400
+CRASH, MOVE, SLEEP, PUT_BACK, UNLUCKY = 0.004, 0.006, 0.003, 0.006, 0.2
+SLEEP_STEPS, SOON = 400, 0.1
 WRITE_BACK, FORGET = 0.05, 0.02
 QUIET_STEPS_MAX = 100_000
 
@@ -242,6 +242,8 @@ class Life:
         self._caches: dict[Process, ProfileCache] = {}
         self._owners: dict[int, Actor] = {}
         self._copy: tuple[Held, dict[str, Stored]] | None = None
+        # Whether it is put back within a few steps, as where a replica takes over.
+        self._is_soon = False
 
     def run(self) -> None:
         """Live through the faults; then everything must be what one fold gives."""
@@ -340,6 +342,8 @@ class Life:
     def _fault(self) -> None:
         chance, world, store = self.world.chance, self.world, self.store
         luck = chance.random()
+        if self._copy is not None and self._is_soon and chance.random() < SOON:
+            self._put_back()
         if store.late and chance.random() < 0.02:
             self.faults["late commit"] += 1
             store.apply(*store.late.pop(chance.randrange(len(store.late))))
@@ -365,9 +369,10 @@ class Life:
 
     def _put_back(self) -> None:
         """Keep a copy of the store, or go back to the one that was kept."""
-        store = self.store
+        store, chance = self.store, self.world.chance
         if self._copy is None:
             self._copy = deepcopy((store.held, store.stored))
+            self._is_soon = chance.random() < 0.5
             return
         self.faults["put back"] += 1
         store.put_back(*self._copy)
