@@ -225,7 +225,7 @@ MUTATIONS = (
         "rows written before the log is let go",
         PROFILES,
         "changed_since(folded).tolist()",
-        "changed_since(target).tolist()",
+        "changed_since(target.number).tolist()",
         ON_ROWS,
     ),
     Mutation(
