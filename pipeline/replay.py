@@ -29,6 +29,7 @@ from pipeline.feedback import MemoryWaiting, Settled, WentThrough, matured_label
 from pipeline.label_source import ConstantDelay, LabelSource
 from pipeline.label_words import SOURCES
 from pipeline.learner import Learner
+from pipeline.memory import give_back
 from pipeline.model_timing import TimedModel
 from pipeline.profiles import MemoryProfiles
 from pipeline.quality.budget import ALERTS_A_DAY
@@ -41,6 +42,8 @@ from pipeline.texts import Vocabulary, coded
 
 # How often, in event time, what was learned is adopted; a live trainer publishes sooner than this.
 TICK_MS = HOUR_MS
+# Unused memory goes back to the machine this often, which takes some milliseconds.
+GIVE_BACK_EVENTS = 100_000
 
 Labelled = tuple[Transactions, NDArray[np.int8]]
 """Events, and whether each is a fraud: 1, 0, or -1 where nobody knows."""
@@ -202,6 +205,7 @@ class Replay:
         """Replay all batches, once; an interrupt ends it early, with what was measured so far."""
         assert not self.result.passed, "a replay is one pass"
         started = time.perf_counter()
+        given_back = 0
         try:
             for batch, is_fraud in batches:
                 coded = self._coded(batch)
@@ -209,12 +213,16 @@ class Replay:
                     self._step(coded.slice(start, stop), is_fraud[start:stop])
                     self.result.seconds = time.perf_counter() - started
                     progress(self.result)
+                if self.result.passed >= given_back + GIVE_BACK_EVENTS:
+                    given_back = self.result.passed
+                    give_back()
         except KeyboardInterrupt:
             self.result.finished = False
         self.result.seconds = time.perf_counter() - started
         # Nothing more is decided or learned, and measuring needs the room.
         self._columns = None
         del self._engine, self._waiting
+        give_back()
         self.result.quality = self.scores.quality(
             self._options.start_ms, self._options.end_ms, alerts_a_day=self._options.alerts_a_day
         )
