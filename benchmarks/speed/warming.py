@@ -30,7 +30,8 @@ def warm(place: Place, *, is_short: bool) -> None:
     while time.monotonic() < ends:
         for number in range(RECORDS):
             producer.produce(TOPIC, VALUE, str(number), number % partitions)
-        producer.poll(0)
+        while len(producer) > RECORDS:
+            producer.poll(PAUSE_SECONDS)
         consumer.consume(RECORDS, PAUSE_SECONDS)
     producer.flush()
     consumer.close()
