@@ -323,7 +323,7 @@ def test_a_report_that_cannot_be_is_refused_before_the_run(
 
 @pytest.mark.slow
 def test_an_interrupt_leaves_a_report_that_says_so(tmp_path: Path) -> None:
-    world = ("--customers", "1200", "--terminals", "500", "--days", "60")
+    world = ("--customers", "1200", "--terminals", "500", "--days", "180")
     assert script(tmp_path, "simulate", "events.parquet", *world).code == 0
     decisions = tmp_path / "decisions.parquet"
     process = subprocess.Popen(
@@ -333,7 +333,7 @@ def test_an_interrupt_leaves_a_report_that_says_so(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    # The first 50,000 of 144,000 decisions are written: the run is in its middle.
+    # The first 50,000 of 430,000 decisions are written: the run is in its middle.
     wait_until(
         lambda: decisions.exists() and decisions.stat().st_size > 10_000,
         "decisions are written",
