@@ -121,7 +121,7 @@ class Worker:
         self._watchdog = Watchdog()
         self._extents: Mapping[TP, Extent] = {}
         self._unread_is_known, self._unread_at = True, -UNREAD_SECONDS
-        self._has_begun = False
+        self._has_begun = self._is_stopping = False
         self._kafka = kafka_of(kafka_servers)
         self._app = self._build_app()
 
@@ -172,12 +172,12 @@ class Worker:
         await self._feed.start()
         self._run(
             keep_watching_the_loop(),
-            *map(self._guarded, (self._controls.follow(), self._feed.follow())),
-            self._guarded(self._parts.rules.follow()),
+            *map(self._beside, (self._controls.follow(), self._feed.follow())),
+            self._beside(self._parts.rules.follow()),
         )
         await self._app.start()
         # It asks the consumer, which has no thread before.
-        self._run(self._guarded(self._tick()))
+        self._run(self._beside(self._tick()))
 
     def _run(self, *tasks: Coroutine[Any, Any, None]) -> None:
         self._running += [asyncio.create_task(task) for task in tasks]
@@ -200,6 +200,7 @@ class Worker:
         return landed
 
     async def _stop(self) -> None:
+        self._is_stopping = True
         for task in self._running:
             task.cancel()
         await self._app.stop()
@@ -285,6 +286,14 @@ class Worker:
             await work
         except Exception as error:  # whatever it is, the next owner begins at the last commit
             self.end_process(error)
+
+    async def _beside(self, work: Awaitable[None]) -> None:
+        """Guard what runs beside the lanes; while all is stopped, it may find anything closed."""
+        try:
+            await work
+        except Exception as error:
+            if not self._is_stopping:
+                self.end_process(error)
 
     def end_process(self, error: BaseException) -> None:
         """End at once: what was not committed is read again, by whoever is next."""
@@ -389,7 +398,8 @@ class Worker:
         return end
 
     async def _tick(self) -> None:
-        while True:
+        # A cancellation may be lost to an answer that comes at the same moment.
+        while not self._is_stopping:
             await asyncio.sleep(TICK_SECONDS)
             # Whoever is left with no partition is not told so by Faust.
             async with self._handing_over:
