@@ -60,6 +60,11 @@ class Extent:
     fetched: int
     end: int
 
+    @property
+    def unread(self) -> int:
+        """How many records have not been fetched yet."""
+        return self.end - self.fetched
+
 
 class Owner(Protocol):
     """Who works on the chunks, and knows where each partition stands."""

@@ -170,17 +170,17 @@ class Worker:
         # What operators said before anything is decided, and before a version is taken.
         await self._controls.start()
         await self._feed.start()
-        self._run(
-            keep_watching_the_loop(),
-            *map(self._beside, (self._controls.follow(), self._feed.follow())),
-            self._beside(self._parts.rules.follow()),
-        )
+        self._run(keep_watching_the_loop())
+        self._run_beside(self._controls.follow(), self._feed.follow(), self._parts.rules.follow())
         await self._app.start()
         # It asks the consumer, which has no thread before.
-        self._run(self._beside(self._tick()))
+        self._run_beside(self._tick())
 
     def _run(self, *tasks: Coroutine[Any, Any, None]) -> None:
         self._running += [asyncio.create_task(task) for task in tasks]
+
+    def _run_beside(self, *tasks: Coroutine[Any, Any, None]) -> None:
+        self._run(*(self._guarded(task, is_beside=True) for task in tasks))
 
     def _control_refused(self, fault: ControlFault) -> None:
         self.counts.controls_refused[fault] += 1
@@ -281,18 +281,12 @@ class Worker:
         """Give a partition by Kafka's name of its topic."""
         return TP(self._kafka.topic(tp.topic), tp.partition)
 
-    async def _guarded(self, work: Awaitable[None]) -> None:
+    async def _guarded(self, work: Awaitable[None], *, is_beside: bool = False) -> None:
         try:
             await work
         except Exception as error:  # whatever it is, the next owner begins at the last commit
-            self.end_process(error)
-
-    async def _beside(self, work: Awaitable[None]) -> None:
-        """Guard what runs beside the lanes; while all is stopped, it may find anything closed."""
-        try:
-            await work
-        except Exception as error:
-            if not self._is_stopping:
+            # What runs beside the lanes may find anything closed once all is being stopped.
+            if not (is_beside and self._is_stopping):
                 self.end_process(error)
 
     def end_process(self, error: BaseException) -> None:
@@ -371,7 +365,7 @@ class Worker:
 
     def _has_work(self, tp: TP, lane: Lane) -> bool:
         extent = self._extents.get(tp)
-        is_behind = extent is not None and extent.fetched < extent.end
+        is_behind = extent is not None and extent.unread > 0
         return not lane.is_full and (lane.is_working or is_behind)
 
     async def _count_unread(self) -> None:
@@ -385,8 +379,7 @@ class Worker:
         self._extents = {self._ours(tp): extent for tp, extent in extents.items()}
         self._unread_is_known = True
         self.counts.unread = {
-            (tp.topic, tp.partition): extent.end - extent.fetched
-            for tp, extent in self._extents.items()
+            (tp.topic, tp.partition): extent.unread for tp, extent in self._extents.items()
         }
 
     def _label_end(self, tp: TP, lane: Lane) -> int | None:

@@ -31,6 +31,12 @@ class Steps:
     genuine: Counts
     frauds: Counts
 
+    @property
+    def precision(self) -> Floats:
+        """Which share of those events is fraud."""
+        shares: Floats = self.frauds / (self.frauds + self.genuine)
+        return shares
+
 
 def steps(scores: Floats, is_fraud: Bools) -> Steps:
     """Count the events from each different score up; at least one is needed."""
@@ -59,10 +65,9 @@ def average_precision(scores: Floats, is_fraud: Bools) -> float | None:
         return None
     found = steps(scores, is_fraud)
     # From the lowest score up, since that is how scikit-learn adds.
-    frauds, genuine = found.frauds[::-1], found.genuine[::-1]
-    del found
+    frauds = found.frauds[::-1]
     terms = np.diff(np.append(frauds, 0) / frauds[0])
-    terms *= frauds / (frauds + genuine)
+    terms *= found.precision[::-1]
     return float(max(0.0, -terms.sum()))
 
 

@@ -169,7 +169,7 @@ def curve(model: str, scores: NDArray[np.float64], is_fraud: Bools) -> Iterator[
     if not is_fraud.any():
         return
     found = steps(scores, is_fraud)
-    precision = found.frauds / (found.frauds + found.genuine)
+    precision = found.precision
     recall = found.frauds / found.frauds[-1]
     wanted = np.linspace(recall[0], 1.0, CURVE_POINTS)
     for row in np.unique(np.searchsorted(recall, wanted, side="left")).tolist():
