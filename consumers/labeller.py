@@ -36,7 +36,7 @@ from consumers.lost_window import NOTED_MAX, LearnedBefore, TrainingReader
 from consumers.patience import Patience
 from consumers.redis_client import as_bytes
 from consumers.redis_store import stored_number
-from consumers.scorer import Parts
+from consumers.scorer import Parts, is_indexed
 from consumers.waiting_store import load_entries
 from pipeline.admission import Admission
 from pipeline.commit import Input
@@ -71,6 +71,8 @@ class Labeller(Part):
         self._input = Input(parts.store, parts.publish, name=name, owner=parts.owner)
         # In the order of their log, which is the order they are joined in.
         self._pending: dict[PendingKey, Waits] = {}
+        # Where the scorer stood when each of them was looked up first.
+        self._sought_at: dict[PendingKey, bytes] = {}
         self._offset, self._seq, self._steps, self._matured = 0, 0, 0, 0
         self._maturity_ms = int(parts.settings.maturity_days * DAY_MS)
         self._before = LearnedBefore(partition, {})
@@ -141,6 +143,7 @@ class Labeller(Part):
             assert isinstance(label, Label), "only decoded labels were stored"
             self._pending[key_of(label)] = (label, record)
         self._seen = None
+        self._sought_at.clear()
         self._ahead.clear()
         position = self._input.position or "0:0:0:0"
         self._offset, self._seq, self._steps, self._matured = map(int, position.split(":"))
@@ -230,12 +233,12 @@ class Labeller(Part):
             self._scorer_key, f"wm:{p}", f"wi:{p}"
         )
         step = self._step()
-        seen = (position, len(self._pending))
+        seen = (as_bytes(position), len(self._pending))
         if self._pending and seen != self._seen:
             pending = [label for label, _ in self._pending.values()]
             await self._load(step.waiting, pending)
             self._join_pending(step, pending)
-            self._expire(step, stored_number(f"wi:{p}", indexed))
+            self._expire(step, stored_number(f"wi:{p}", indexed), as_bytes(position))
         watermark_ms = stored_number(f"wm:{p}", stored)
         if self._is_live:
             end, offset = self.log_end, self._offset
@@ -305,11 +308,15 @@ class Labeller(Part):
             if step.join(label) != "unknown":
                 step.stop_waiting(label)
 
-    def _expire(self, step: LabelStep, watermark_ms: int) -> None:
+    def _expire(self, step: LabelStep, watermark_ms: int, position: bytes) -> None:
         patience_ms = self._parts.settings.pending_label_seconds * 1000
-        for label, record in self._pending.values():
+        for key, (label, record) in self._pending.items():
+            # The index lies one commit behind: what was decided before the label came may be in it
+            # only once the scorer has moved on.
+            sought_at = self._sought_at.setdefault(key, position)
+            is_sought = position != sought_at or is_indexed(position)
             is_late = label.label_time_ms + patience_ms < watermark_ms
-            if is_late and key_of(label) not in step.done:
+            if is_late and is_sought and key not in step.done:
                 step.reject(record, _unknown(self._parts.schema.event_id))
                 step.stop_waiting(label)
 
@@ -392,6 +399,7 @@ class Labeller(Part):
         self._pending |= step.pending
         for key in step.done:
             self._pending.pop(key, None)
+            self._sought_at.pop(key, None)
         for key in step.again:
             self._before.forget(*key)
         step.count_into(self._parts.counts)

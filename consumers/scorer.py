@@ -287,3 +287,8 @@ class Scorer(Part):
         if offset is not None:
             counts.model_adoptions += offset != counts.model_offset
             counts.model_offset = offset
+
+
+def is_indexed(position: bytes) -> bool:
+    """Say whether the index holds all that was decided up to a position, as the store has it."""
+    return position.endswith(b":1")

@@ -13,25 +13,19 @@ from faust.types import TP
 
 from benchmarks.chaos.held import write_rows_back
 from consumers.chunks import Chunk
-from consumers.control_feed import ControlFeed
 from consumers.lane import Lane
-from consumers.outbox_publisher import OutboxPublisher
-from consumers.redis_profiles import ProfileCache
-from consumers.redis_store import RedisStore
-from consumers.rules_file import RulesFile
 from consumers.scorer import Parts, Scorer
 from models import make_model
 from models.contract import Float32s, Model, Scored
 from pipeline.counts import WorkerCounts
-from pipeline.engine import Version
 from pipeline.features import FeatureKernel
 from pipeline.profiles import LearnedProfiles, MemoryProfiles
 from pipeline.records import decode_decisions
 from pipeline.settings import Settings
-from pipeline.signing import LabelVerifier
 from pipeline.stored_rows import unsealed
 from pipeline.topics import DEAD_LETTERS, DECISIONS, TRANSACTIONS
 from pipeline.transactions import TransactionDecoder
+from tests.integration.parts import opened
 from tests.integration.processes import key_of, read
 from tests.strategies import CARD, MONDAY_MS, event_bytes
 
@@ -56,13 +50,6 @@ class Defective:
         if (features[:, 0] > 15.0).any():
             raise ZeroDivisionError("a defect of the test")
         return self._model.score(features)
-
-
-@dataclass
-class Feed:
-    """What is in force: the defective model."""
-
-    in_force: tuple[Version, Sequence[Version]]
 
 
 @dataclass
@@ -97,24 +84,12 @@ def values(settings: Settings) -> list[bytes]:
 
 async def work(settings: Settings, records: list[Fetched], counts: WorkerCounts) -> None:
     """Let a scorer's lane work on the records."""
-    publisher = OutboxPublisher(settings.kafka_servers)
-    store = RedisStore(settings.redis_url, retry_seconds_max=5)
-    await publisher.start()
     model = Defective(make_model("additive", FeatureKernel(CARD).names))
-    parts = Parts(
-        settings=settings,
-        schema=CARD,
-        store=store,
-        profiles=ProfileCache(store, CARD),
-        publish=publisher.publish,
-        kafka_servers=settings.kafka_servers,
-        feed=Feed((Version(model, 0), ())),  # type: ignore[arg-type]
-        controls=ControlFeed(settings.kafka_servers, CARD, settings),
-        label_verifier=LabelVerifier.of(settings),
-        rules=RulesFile(settings, CARD, counts),
-        counts=counts,
-        owner="test",
-    )
+    async with opened(settings, counts, model) as parts:
+        await work_with(parts, records)
+
+
+async def work_with(parts: Parts, records: list[Fetched]) -> None:
     finished = asyncio.Event()
 
     async def read_again(tp: TP, offset: int) -> None:
@@ -133,8 +108,6 @@ async def work(settings: Settings, records: list[Fetched], counts: WorkerCounts)
     async with asyncio.timeout(60):
         await finished.wait()
     await lane.end()
-    await publisher.stop()
-    await store.close()
 
 
 def test_only_the_events_that_meet_the_defect_become_dead_letters(
