@@ -7,7 +7,7 @@ the disk before it answers) and a real Kafka, batch by batch, in one process, in
                  while the next batch is computed
     in turn      the same, but the next batch waits until the publication is acknowledged
     state only   state and position are stored, but no outbox: a crash loses decisions
-    none         decided and published; nothing is stored, so a crash loses state and decisions
+    none         decided and published; state is in memory, so a crash loses it, and decisions
 
 What the guarantee costs is the difference between `fenced` and `none`. The ways take turns, and the
 best of some rounds counts, since other programs only ever make a round slower.
@@ -33,11 +33,12 @@ from consumers.dead_letters import InputRecord
 from consumers.model_feed import ModelFeed
 from consumers.outbox_publisher import OutboxPublisher
 from consumers.redis_profiles import ProfileCache
-from consumers.redis_store import RedisStore
+from consumers.redis_store import ENTRIES_AT_ONCE, Answer, LogEntry, Mark, RedisStore
 from consumers.rules_file import RulesFile
 from consumers.scorer import Parts, Scorer
 from pipeline.commit import Change, Stored
 from pipeline.counts import WorkerCounts
+from pipeline.memory import collect_seldom
 from pipeline.partitioner import partition_of
 from pipeline.schema import Schema, load_schema
 from pipeline.settings import Settings
@@ -68,13 +69,35 @@ class StateStore(RedisStore):
 
 
 class NoStore(RedisStore):
-    """Stores nothing."""
+    """Stores nothing: what batches add to rows is kept in memory, as a loop of one's own would."""
+
+    def __init__(self, url: str, *, retry_seconds_max: float) -> None:
+        super().__init__(url, retry_seconds_max=retry_seconds_max)
+        self._added: list[LogEntry] = []
 
     async def commit(
         self, name: str, expected: str | None, stored: Stored, changes: Sequence[Change]
     ) -> bool:
         """Say that it was done."""
+        for kind, *words in changes:
+            if kind == "ADDED":
+                by, content = str(words[0]).encode(), words[1]
+                assert isinstance(content, bytes)
+                self._added.append(LogEntry(Mark(len(self._added) + 1, by), content))
         return True
+
+    async def read(
+        self, additions: Mark | None, lessons: Mark | None, keys: Sequence[str], ids: bytes
+    ) -> Answer:
+        """Read what Redis holds, which is nothing, and what was added since."""
+        answer = await super().read(None, lessons, keys, ids)
+        first = max((additions.number if additions else 0) - 1, 0)
+        added = self._added[first : first + ENTRIES_AT_ONCE]
+        return replace(answer, newest=len(self._added), additions=added)
+
+    async def begin_writing(self, writer: str, *, folded: int) -> bool:
+        """Write nothing back."""
+        return False
 
 
 STORES = {"fenced": RedisStore, "in turn": RedisStore, "state only": StateStore, "none": NoStore}
@@ -129,6 +152,8 @@ class Bench:
     async def ready(self) -> AsyncIterator[None]:
         """Compile and connect for the length of the block."""
         warm_up(self._schema, self._settings)
+        # As the worker does.
+        collect_seldom()
         await self._publisher.start()
         try:
             yield

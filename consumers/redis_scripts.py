@@ -4,6 +4,8 @@ COMMIT_SCRIPT = """
 local position = redis.call('GET', KEYS[1])
 if (position or '') ~= ARGV[1] then return 0 end
 
+-- What is done for each event of a batch is found without a search through tables.
+local call, unpacked = redis.call, struct.unpack
 local custom = {}
 -- What a batch adds to rows of profiles: an entry of the log, numbered here.
 function custom.ADDED(by, rows)
@@ -13,16 +15,16 @@ end
 -- The index of waiting decisions. An entry: offset (6 bytes), outcome (1; 128 and more: nothing was
 -- decided yet), verdict. Offset, outcome and verdict each have a writer of their own.
 function custom.INDEX(p, newest, packed)
-    local added = 0
+    local added, keys = 0, 'w:' .. p .. ':'
     for at = 1, #packed, 14 do
-        local key = 'w:' .. p .. ':' .. struct.unpack('<I2', packed, at)
-        local field, offset = packed:sub(at + 2, at + 7), packed:sub(at + 8, at + 13)
-        if redis.call('HSETNX', key, field, offset .. '\0') == 1 then
+        local bucket, field, offset = unpacked('<I2c6c6', packed, at)
+        local key = keys .. bucket
+        if call('HSETNX', key, field, offset .. '\0') == 1 then
             added = added + 1
         else
-            local old = redis.call('HGET', key, field)
+            local old = call('HGET', key, field)
             local outcome = string.char(old:byte(7) % 128)
-            redis.call('HSET', key, field, offset .. outcome .. old:sub(8))
+            call('HSET', key, field, offset .. outcome .. old:sub(8))
         end
     end
     redis.call('HINCRBY', 'index:' .. p, 'entries', added)
@@ -32,12 +34,12 @@ end
 function custom.VERDICTS(p, packed)
     local at, ids = 1, {}
     while at <= #packed do
-        local bucket, field, length, named = struct.unpack('<I2c6BB', packed, at)
+        local bucket, field, length, named = unpacked('<I2c6BB', packed, at)
         local key, last = 'w:' .. p .. ':' .. bucket, at + 9 + length
-        local old = redis.call('HGET', key, field)
+        local old = call('HGET', key, field)
         -- An entry that went meanwhile stays away: its decision is too old.
         if old then
-            redis.call('HSET', key, field, old:sub(1, 7) .. packed:sub(at + 10, last))
+            call('HSET', key, field, old:sub(1, 7) .. packed:sub(at + 10, last))
         end
         ids[#ids + 1] = packed:sub(last + 1, last + named)
         at = last + named + 1
@@ -135,12 +137,12 @@ end
 function custom.IDS(packed, partitions, window_ms, limit)
     local added = 0
     for at = 1, #packed, 30 do
-        local key, field = 'd:' .. packed:sub(at, at + 3), packed:sub(at + 4, at + 9)
-        local entry = packed:sub(at + 10, at + 19)
-        if redis.call('HSETNX', key, field, entry) == 1 then
+        local bucket, field, entry = unpacked('c4c6c10', packed, at)
+        local key = 'd:' .. bucket
+        if call('HSETNX', key, field, entry) == 1 then
             added = added + 1
-        elseif redis.call('HGET', key, field) == packed:sub(at + 20, at + 29) then
-            redis.call('HSET', key, field, entry)
+        elseif call('HGET', key, field) == packed:sub(at + 20, at + 29) then
+            call('HSET', key, field, entry)
         else
             release(packed, at - 1)
             return false
@@ -185,10 +187,11 @@ return 1
 # Reads entries of the index as of one moment, with the newest offset that it holds.
 ENTRIES_SCRIPT = """
 local p, packed = ARGV[1], ARGV[2]
-local found = {redis.call('HGET', 'index:' .. p, 'offset')}
+local call, unpacked, keys = redis.call, struct.unpack, 'w:' .. p .. ':'
+local found = {call('HGET', 'index:' .. p, 'offset')}
 for at = 1, #packed, 8 do
-    local key = 'w:' .. p .. ':' .. struct.unpack('<I2', packed, at)
-    found[#found + 1] = redis.call('HGET', key, packed:sub(at + 2, at + 7))
+    local bucket, field = unpacked('<I2c6', packed, at)
+    found[#found + 1] = call('HGET', keys .. bucket, field)
 end
 return found
 """
@@ -196,9 +199,10 @@ return found
 # Finds ids that were decided lately: the number of each in the list, and its entry.
 _KNOWN_IDS = """
 local function known_ids(places)
-    local known = {}
+    local known, call, unpacked = {}, redis.call, struct.unpack
     for at = 1, #places, 10 do
-        local entry = redis.call('HGET', 'd:' .. places:sub(at, at + 3), places:sub(at + 4, at + 9))
+        local bucket, field = unpacked('c4c6', places, at)
+        local entry = call('HGET', 'd:' .. bucket, field)
         if entry then
             known[#known + 1] = (at - 1) / 10
             known[#known + 1] = entry

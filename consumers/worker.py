@@ -7,7 +7,6 @@ takes the partition over begins where the last commit ended.
 """
 
 import asyncio
-import gc
 import logging
 import os
 import secrets
@@ -45,6 +44,7 @@ from pipeline.commit import OutboxRecord
 from pipeline.controls import Controls
 from pipeline.counts import WorkerCounts
 from pipeline.errors import CommitError, ControlFault
+from pipeline.memory import collect_seldom
 from pipeline.schema import Schema
 from pipeline.settings import ACT, Settings
 from pipeline.signing import LabelVerifier
@@ -67,9 +67,6 @@ TICK_SECONDS = 0.5
 UNREAD_SECONDS, CLIENT_SECONDS_MAX = 5.0, 10.0
 # Two threads take turns for every fetch; Python's own 5 ms would be felt in every latency.
 SWITCH_SECONDS = 0.0005
-# The collector looks for cycles after so many new objects; of a fetch, each record is some, and at
-# Python's own 700 looking takes longer than fetching.
-GC_OBJECTS = 20_000
 # Records fetched at once; a batch is cut from them.
 FETCHED_RECORDS_MAX = 8192
 
@@ -158,10 +155,7 @@ class Worker:
         """Compile, connect, join the group."""
         sys.setswitchinterval(SWITCH_SECONDS)
         warm_up(self._parts.schema, self._settings, learns=False)
-        # What was loaded until here stays: looking through it again would halt the loop each time.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GC_OBJECTS)
+        collect_seldom()
         await self._store.check()
         await check_no_run(self._store)
         await self._publisher.start()

@@ -1,4 +1,4 @@
-"""Memory that nothing uses any more, back to the machine.
+"""How a process looks after its memory: what nothing uses goes back, cycles are looked for seldom.
 
 The C library keeps freed memory below whatever was taken later: of the compiler and of a file's
 parts that is a hundred megabytes, which a long pass over millions of events would hold to its end.
@@ -7,6 +7,12 @@ parts that is a hundred megabytes, which a long pass over millions of events wou
 """
 
 import ctypes
+import gc
+from typing import Final
+
+# The collector looks for cycles after so many new objects; of a fetch, each record is some, and at
+# Python's own 700 looking takes longer than fetching.
+GC_OBJECTS: Final = 20_000
 
 
 def give_back() -> None:
@@ -14,3 +20,13 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def collect_seldom() -> None:
+    """Look for cycles among new objects alone, and seldom, from now on.
+
+    What was loaded until here stays: looking through it again would halt the process each time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_OBJECTS)

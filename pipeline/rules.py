@@ -157,8 +157,9 @@ class Rules:
         amount_minor: NDArray[np.int64],
     ) -> Ruling:
         actions = np.full(len(features), APPROVE, dtype=np.int64)
-        reasons: list[Reasons] = [[] for _ in range(len(features))]
-        codes: list[list[str]] = [[] for _ in range(len(features))]
+        # Of most events no rule holds; those share a list, which nobody changes.
+        reasons: list[Reasons] = [[]] * len(features)
+        codes: list[list[str]] = [[]] * len(features)
         # The strongest first, and those of one action as they stand in the file.
         for rule in sorted(asked, key=lambda rule: -rule.action):
             held = np.ones(len(features), dtype=np.bool_)
@@ -168,9 +169,9 @@ class Rules:
             if acts:
                 actions = np.where(held, np.maximum(actions, rule.action), actions)
             for row in np.flatnonzero(held).tolist():
-                codes[row].append(rule.code)
+                codes[row] = [*codes[row], rule.code]
                 if acts and len(reasons[row]) < REASONS_MAX:
-                    reasons[row].append((rule.code, 1.0))
+                    reasons[row] = [*reasons[row], (rule.code, 1.0)]
         return Ruling(actions, reasons, codes, self.version)
 
 
