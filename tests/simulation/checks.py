@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 
 import msgspec
 
-from pipeline.commit import Outbox
+from pipeline.commit import decode_outbox
 from tests.simulation.life import PARTITIONS, Life
 from tests.simulation.parts import (
     DEAD_LETTERS,
@@ -71,7 +71,6 @@ def check_index(life: Life) -> None:
 
 def check_outboxes(life: Life) -> None:
     """Commits follow each other, and what each one held is in the log."""
-    decode = msgspec.msgpack.Decoder(Outbox).decode
     logs: defaultdict[Place, set[tuple[bytes, bytes]]] = defaultdict(set)
     for place, records in life.world.log.records.items():
         logs[place].update(records)
@@ -79,7 +78,7 @@ def check_outboxes(life: Life) -> None:
         positions = [stored.position for _, stored in history]
         assert [expected for expected, _ in history] == [None, *positions[:-1]], name
         for _, stored in history:
-            for item in decode(stored.outbox).records:
+            for item in decode_outbox(stored.outbox):
                 assert (item.key, item.value) in logs[item.topic, item.partition], (
                     f"{name} committed {item.key!r}, which was never published"
                 )

@@ -4,9 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
-
-from pipeline.commit import Input, Outbox, Stored
+from pipeline.commit import Input, Stored, decode_outbox
 from tests.simulation.parts import FEEDBACK, TRAINING, TRANSACTIONS, Labeller, Part, Scorer, Trainer
 from tests.simulation.world import Actor, Delivery, Process, World, step
 
@@ -20,7 +18,6 @@ QUIET_STEPS_MAX = 200_000
 # Chances of a fault at a step.
 CRASH, SLEEP, MOVE, UNLUCKY = 0.003, 0.003, 0.004, 0.25
 
-_DECODER = msgspec.msgpack.Decoder(Outbox)
 
 Lane = tuple[str, int]
 """Topic and partition of what a process works on."""
@@ -216,7 +213,7 @@ class Life:
 
     def _is_published(self, stored: Stored) -> bool:
         """Say whether an outbox has landed, the last of it as well."""
-        last = _DECODER.decode(stored.outbox).records[-1:]
+        last = decode_outbox(stored.outbox)[-1:]
         return all(
             (item.key, item.value) in self.world.log.records[item.topic, item.partition]
             for item in last
