@@ -1,6 +1,7 @@
 """The benchmark of speed runs, and says what it is asked for; how fast is for `make bench`."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,20 @@ def test_the_tables_have_their_places(tmp_path: Path) -> None:
     text = document.read_text()
     assert "| fraudstream worker, all guarantees | 30,000 | 35,000 |" in text
     assert "| Faust and River as documented | 15.00 | 14.00 |" in text
+
+
+def test_a_kept_row_has_its_title_where_its_data_is_not() -> None:
+    code = "from benchmarks.speed.__main__ import ROWS, TITLES; print(len(ROWS), *TITLES)"
+    environment = {name: text for name, text in os.environ.items() if name != "FRAUDSTREAM_DATA"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    count, *titles = done.stdout.split()
+
+    assert "replay-handbook" in titles
+    assert int(count) == len(titles) - 1
 
 
 def test_the_figures_are_those_of_the_rounds_in_the_middle() -> None:

@@ -188,13 +188,11 @@ def simulator(bench: Bench) -> Found:
     return answer(command_of(bench.cores.rival, "benchmarks.speed.simulating", [str(events)]))
 
 
+# Only where its data is.
+HANDBOOK = Row("replay-handbook", "`fraudstream replay`, the Handbook's stream", replay_handbook, 1)
 ROWS = (
     Row("replay", "`fraudstream replay`, the same events from a file", replay),
-    *(
-        [Row("replay-handbook", "`fraudstream replay`, the Handbook's stream", replay_handbook, 1)]
-        if os.environ.get(DATA)
-        else []
-    ),
+    *([HANDBOOK] if os.environ.get(DATA) else []),
     Row("trainer", "fraudstream trainer, labels a second", trainer),
     Row("start", "cold and warm start", start, 1),
     Row("memory", "memory of 100,000 cards", memory, 1),
