@@ -36,6 +36,7 @@ from pipeline.profiles import (
     Rows,
 )
 from pipeline.schema import load_schema, shipped_schemas
+from tests.feature_memory import KERNEL, Memory, float32, learn_some
 from tests.strategies import (
     CARD,
     MONDAY_MS,
@@ -46,53 +47,6 @@ from tests.strategies import (
     traffic,
     visits,
 )
-
-KERNEL = FeatureKernel(CARD)
-FloatRow = dict[str, float]
-
-
-class Memory:
-    """Profiles, and the labels learned into them, of one stream."""
-
-    def __init__(self) -> None:
-        self.learned = LearnedProfiles(CARD)
-        self.profiles = MemoryProfiles(CARD, self.learned)
-
-    def read(self, batch: Transactions) -> list[FloatRow]:
-        """Read and record a batch; a row a dict of features."""
-        out = KERNEL.read_and_record(batch, self.profiles.open(batch))
-        return [dict(zip(KERNEL.names, row, strict=True)) for row in out.tolist()]
-
-    def learn(
-        self,
-        times_ms: Sequence[int],
-        is_fraud: Sequence[int],
-        *,
-        corrects: Sequence[bool] = (),
-        amounts: Sequence[int] = (),
-        unusual: Sequence[int] = (),
-    ) -> None:
-        """Learn verdicts of card `c1` at terminal `m1`."""
-        count = len(times_ms)
-        for rows in self.learned.rows((["c1"] * count, ["m1"] * count)):
-            record_verdicts(
-                rows.values,
-                rows.slots,
-                np.array(times_ms, dtype=np.int64),
-                np.array(amounts or [1000] * count, dtype=np.int64),
-                np.array(unusual or [0] * count, dtype=np.int8),
-                np.array(is_fraud, dtype=np.int8),
-                np.array(corrects or [False] * count),
-            )
-
-    def read_at(self, time_ms: int, *, amount: int = 1000) -> FloatRow:
-        """Read the features of one event of card `c1` at terminal `m1`."""
-        return self.read(visits([time_ms], amounts=[amount]))[0]
-
-
-def float32(value: float) -> float:
-    return float(np.float32(value))
-
 
 # The table.
 
@@ -186,20 +140,6 @@ class RecordProfiles:
 def tables_of(view: ProfileView) -> list[bytes]:
     parts = (view.traffic, *view.shared, *view.learned, *view.probes)
     return [part.values.tobytes() for part in parts]
-
-
-def learn_some(memory: Memory, seed: int, record: Callable[..., None]) -> None:
-    """Learn forty verdicts of any age, some of them corrections, of five cards and terminals."""
-    chance = np.random.default_rng(seed)
-    ids = [[f"{kind}{number}" for number in chance.integers(0, 5, 40)] for kind in "cm"]
-    times = MONDAY_MS + chance.integers(0, 40 * DAY_MS, 40)
-    amounts = chance.integers(0, 100_000, 40)
-    unusual = chance.integers(0, 2, 40).astype(np.int8)
-    is_fraud = chance.integers(0, 2, 40).astype(np.int8)
-    corrects = chance.random(40) < 0.3
-    for rows in memory.learned.rows(tuple(ids)):
-        values = rows.values if record is record_verdicts else rows.values.view(np.recarray)
-        record(values, rows.slots, times, amounts, unusual, is_fraud, corrects)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -475,126 +415,7 @@ def test_buckets_after_an_event_are_not_read() -> None:
     assert (row["terminal_count_1d"], row["terminal_count_30d"]) == (0.0, 0.0)
 
 
-# What labels teach.
-
-
-def test_a_fraud_raises_the_risk_that_then_halves() -> None:
-    memory = Memory()
-    memory.learn([MONDAY_MS], [1])
-
-    now, later = (memory.read_at(MONDAY_MS + days * DAY_MS) for days in (0, 7))
-
-    assert now["card_risk_7d"] == now["terminal_risk_120d"] == float32(1.01 / 2)
-    assert later["card_risk_7d"] == float32(0.51 / 1.5)
-    assert now["card_frauds"] == float32(1.01)
-    assert later["card_frauds"] == float32(0.5 ** (7 / 30) + 0.01)
-
-
-def test_a_genuine_label_lowers_the_risk() -> None:
-    memory = Memory()
-    memory.learn([MONDAY_MS] * 3, [0, 0, 0])
-
-    row = memory.read_at(MONDAY_MS)
-
-    assert row["card_risk_30d"] == float32(0.01 / 4)
-    assert (row["card_verdict"], row["card_fraud_run"]) == (0.0, 0.0)
-    assert math.isnan(row["card_days_since_fraud"])
-    assert row["card_days_since_genuine"] == 0.0
-
-
-def test_labels_of_one_age_count_alike_in_any_order() -> None:
-    first, second = Memory(), Memory()
-    times = [MONDAY_MS, MONDAY_MS + 9 * DAY_MS, MONDAY_MS + 4 * DAY_MS]
-    first.learn(times, [1, 0, 1])
-    second.learn([times[1], times[2], times[0]], [0, 1, 1])
-
-    ours, theirs = (memory.read_at(MONDAY_MS + 10 * DAY_MS) for memory in (first, second))
-
-    for name in ("card_risk_7d", "card_risk_30d", "card_risk_120d", "card_frauds"):
-        assert ours[name] == pytest.approx(theirs[name], rel=1e-6)
-
-
-def test_frauds_in_a_row_are_a_run_that_a_genuine_label_ends() -> None:
-    memory = Memory()
-    memory.learn([MONDAY_MS + day * DAY_MS for day in range(3)], [1, 1, 1])
-    running = memory.read_at(MONDAY_MS + 5 * DAY_MS)
-
-    memory.learn([MONDAY_MS + 3 * DAY_MS], [0])
-    ended = memory.read_at(MONDAY_MS + 5 * DAY_MS)
-
-    assert (running["card_fraud_run"], running["card_days_since_run"]) == (3.0, 5.0)
-    assert (running["card_verdict"], running["card_days_since_fraud"]) == (1.0, 3.0)
-    assert (ended["card_fraud_run"], ended["card_verdict"]) == (0.0, 0.0)
-    assert math.isnan(ended["card_days_since_run"])
-    assert (ended["card_genuine_since_fraud"], ended["card_days_since_genuine"]) == (1.0, 2.0)
-
-
-def test_a_verdict_on_an_older_event_does_not_change_the_run() -> None:
-    memory = Memory()
-    memory.learn([MONDAY_MS + DAY_MS, MONDAY_MS], [1, 0])
-
-    row = memory.read_at(MONDAY_MS + DAY_MS)
-
-    assert (row["card_verdict"], row["card_fraud_run"]) == (1.0, 1.0)
-    assert row["card_genuine_since_fraud"] == 0.0
-
-
-@pytest.mark.parametrize(("first", "second"), [(1, 0), (0, 1)])
-def test_a_correction_takes_its_counts_back(first: int, second: int) -> None:
-    corrected, straight = Memory(), Memory()
-    corrected.learn([MONDAY_MS, MONDAY_MS], [first, second], corrects=[False, True])
-    straight.learn([MONDAY_MS], [second])
-
-    row, expected = (memory.read_at(MONDAY_MS) for memory in (corrected, straight))
-
-    for name in ("risk_7d", "risk_30d", "risk_120d", "frauds", "verdict", "fraud_run"):
-        assert row[f"card_{name}"] == expected[f"card_{name}"]
-    np.testing.assert_equal(row["card_genuine_ratio"], expected["card_genuine_ratio"])
-
-
-def test_a_correction_after_other_labels_takes_back_what_is_left() -> None:
-    corrected, straight = Memory(), Memory()
-    later = MONDAY_MS + 20 * DAY_MS
-    corrected.learn([MONDAY_MS, later, MONDAY_MS], [1, 0, 0], corrects=[False, False, True])
-    straight.learn([MONDAY_MS, later], [0, 0])
-
-    row, expected = (memory.read_at(later) for memory in (corrected, straight))
-
-    for name in ("card_risk_7d", "card_risk_30d", "card_risk_120d", "card_frauds"):
-        assert row[name] == pytest.approx(expected[name], abs=1e-6)
-    assert row["card_genuine_ratio"] == pytest.approx(expected["card_genuine_ratio"], abs=1e-6)
-
-
-def test_only_genuine_amounts_make_the_genuine_habit() -> None:
-    memory = Memory()
-    memory.learn([MONDAY_MS] * 5, [0, 1, 0, 1, 0], amounts=[1000, 90_000, 1000, 70_000, 1000])
-
-    row = memory.read_at(MONDAY_MS, amount=1510)
-
-    assert row["card_genuine_z"] == float32(510 / 51)
-    assert row["card_genuine_ratio"] == float32(math.log1p(1510) - math.log1p(1000))
-
-
-def test_labels_of_usual_and_of_unusual_amounts_are_remembered_apart() -> None:
-    memory = Memory()
-    memory.read(visits([MONDAY_MS] * 9))
-    memory.learn([MONDAY_MS, MONDAY_MS + DAY_MS], [1, 1], unusual=[1, 1])
-    memory.learn([MONDAY_MS + 2 * DAY_MS], [0], unusual=[0])
-    later = MONDAY_MS + 3 * DAY_MS
-
-    usual, unusual = memory.read_at(later), memory.read_at(later, amount=90_000)
-
-    assert unusual["card_amount_z"] > 3.0 > usual["card_amount_z"]
-    assert (unusual["terminal_alike_run"], usual["terminal_alike_run"]) == (2.0, 0.0)
-    assert unusual["terminal_alike_days_since_run"] == 3.0
-    assert unusual["terminal_alike_days_since_fraud"] == 2.0
-    assert math.isnan(unusual["terminal_alike_days_since_genuine"])
-    assert usual["terminal_alike_days_since_genuine"] == 1.0
-    assert math.isnan(usual["terminal_alike_days_since_fraud"])
-    assert unusual["terminal_alike_risk"] > 0.5
-    assert usual["terminal_alike_risk"] < 0.01
-    # All labels together: the latest verdict ended the run.
-    assert usual["terminal_fraud_run"] == unusual["terminal_fraud_run"] == 0.0
+# Unusual amounts.
 
 
 def test_unusual_amounts_are_counted_where_they_are_spent_and_by_whom() -> None:
@@ -618,24 +439,3 @@ def test_stored_features_tell_which_amounts_were_unusual() -> None:
     features = KERNEL.read_and_record(batch, memory.profiles.open(batch))
 
     assert unusual_amounts(features, CARD).tolist() == [0] * 9 + [1]
-
-
-def test_labels_change_no_feature_of_traffic() -> None:
-    memory, other = Memory(), Memory()
-    memory.learn([MONDAY_MS] * 3, [1, 0, 1])
-    batch = traffic(4, 100, cards=2, terminals=2)
-
-    ours, theirs = memory.read(batch), other.read(batch)
-
-    for name in ("card_count_1d", "card_amount_z", "terminal_count_7d", "terminal_amount_ratio_1d"):
-        np.testing.assert_array_equal([row[name] for row in ours], [row[name] for row in theirs])
-
-
-def test_reading_what_labels_teach_changes_nothing() -> None:
-    memory = Memory()
-    learn_some(memory, 1, record_verdicts)
-    before = [table.rows.tobytes() for table in memory.learned.tables]
-
-    memory.read(traffic(4, 100, cards=5, terminals=5))
-
-    assert [table.rows.tobytes() for table in memory.learned.tables] == before
